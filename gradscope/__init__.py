@@ -1,0 +1,50 @@
+"""GradScope: gradient-health diagnostics for PyTorch Lightning.
+
+Add one callback, ``Trainer(callbacks=[GradScope()])``; read ``gradscope summary lightning_logs`` or TensorBoard.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradscope.callback import GradScope
+    from gradscope.events import load
+    from gradscope.records import Coverage, Finding, Layer, Metric, NonFinite, Overhead, Record, Run, Severity
+    from gradscope.rules import diagnose
+    from gradscope.thresholds import Thresholds
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Coverage",
+    "Finding",
+    "GradScope",
+    "Layer",
+    "Metric",
+    "NonFinite",
+    "Overhead",
+    "Record",
+    "Run",
+    "Severity",
+    "Thresholds",
+    "diagnose",
+    "load",
+]
+
+_HOME = {
+    "GradScope": "callback",
+    "Thresholds": "thresholds",
+    "diagnose": "rules",
+    "load": "events",
+}
+
+
+def __getattr__(name: str) -> object:
+    # PEP 562: the command line and TensorBoard's tab import this package, and must not wait for torch.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'records')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,219 @@
+"""The vocabulary: what was measured (`Metric`, `Layer`, `Record`, `Run`) and what it means (`Severity`, `Finding`)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradscope.thresholds import Thresholds
+
+Floats = npt.NDArray[np.float32]
+
+LOSS = "loss"
+TOTAL_NORM = "total_norm"
+TOTAL_NORM_CLIPPED = "total_norm_clipped"
+CLIP_COEFFICIENT = "clip_coefficient"
+SKIPPED = "skipped"
+NONFINITE_LOSS = "nonfinite_loss"
+GLOBALS = (LOSS, TOTAL_NORM, TOTAL_NORM_CLIPPED, CLIP_COEFFICIENT, SKIPPED, NONFINITE_LOSS)
+"""The measurements of a step that belong to no layer. The order is that on disk: names are only ever appended.
+
+`loss` is the mean over the micro-batches of the step; `total_norm` and `total_norm_clipped` are the L2 norms of all
+gradients before and after clipping; `clip_coefficient` is the second over the first (1: untouched); `skipped` is 1
+where the optimizer was called but did not step; `nonfinite_loss` is 1 where the loss was NaN or infinite.
+"""
+
+
+class NonFinite(IntFlag):
+    """Where the metric `nonfinite` saw a NaN or an infinity: the flags of one layer and step are added up."""
+
+    GRADIENT = 1
+    WEIGHT = 2
+    OUTPUT = 4
+
+
+class Severity(IntEnum):
+    """How bad a finding is. Ordered: ``Severity.INFO < Severity.WARNING < Severity.CRITICAL``."""
+
+    INFO = 1
+    WARNING = 2
+    CRITICAL = 3
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: something measured for each layer.
+
+    `name` is the key everywhere, `title` what a person reads, `unit` one of ``"L2 norm"``, ``"ratio"``,
+    ``"fraction"``, ``"value"`` and ``"flags"``. `healthy` maps a kind of layer to the closed range in which
+    a sound layer of that kind stays; kinds without a stated range are absent.
+    """
+
+    name: str
+    title: str
+    unit: str
+    healthy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row: a module that owns parameters, or an activation.
+
+    `name` is that of `named_modules()` without the prefixes of wrappers (a module called several times in one
+    forward has a row for each call: ``act``, ``act#2``), `type` the class's name, `kind` one of the
+    `gradscope.activations` kinds or ``convolution``, ``linear``, ``normalization``, ``embedding``,
+    ``recurrent``, ``attention``, ``parameters``.
+    """
+
+    name: str
+    type: str
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """The measurements of one step.
+
+    `step` is the x-axis of Lightning's loggers: the number of batches after which an optimizer had stepped before.
+    `metrics` maps a metric's name to float32[len(layers)]; NaN where the layer has no such metric or it was not
+    measured. `globals` maps names of `GLOBALS` to numbers; what was not measured is absent.
+    """
+
+    step: int
+    wall_time: float
+    layers: tuple[Layer, ...]
+    metrics: Mapping[str, Floats]
+    globals: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was not seen, and why: `unseen` maps a layer, a module or a measurement to the reason."""
+
+    unseen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What GradScope cost: seconds on the host inside GradScope, of the seconds that the fit took until then."""
+
+    records: int = 0
+    gradscope_seconds: float = 0.0
+    fit_seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Records stacked: what rules, reports and the dashboard look at.
+
+    `steps` is int64[S], strictly increasing; `wall_times` float64[S]; `layers` has L rows in order of first
+    execution; `metrics` maps a name to float32[S, L], NaN where not measured; `columns` describes those metrics;
+    `globals` maps a name to float64[S]. A run without records has S = 0. `notes` says what was wrong with the
+    log that it was read from, a sentence each.
+    """
+
+    name: str
+    steps: npt.NDArray[np.int64]
+    wall_times: npt.NDArray[np.float64]
+    layers: tuple[Layer, ...]
+    metrics: Mapping[str, Floats]
+    columns: tuple[Metric, ...]
+    globals: Mapping[str, npt.NDArray[np.float64]]
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    coverage: Coverage = field(default_factory=Coverage)
+    overhead: Overhead = field(default_factory=Overhead)
+    notes: tuple[str, ...] = ()
+
+    def metric(self, name: str) -> Floats:
+        """Return metric `name` as float32[S, L]: all NaN where the run has no such metric."""
+        if name in self.metrics:
+            return self.metrics[name]
+        return np.full((len(self.steps), len(self.layers)), np.nan, dtype=np.float32)
+
+    def series(self, name: str) -> npt.NDArray[np.float64]:
+        """Return the step's global `name` as float64[S]: all NaN where the run has no such global."""
+        return self.globals.get(name, np.full(len(self.steps), np.nan))
+
+    def rows(self, *kinds: str) -> npt.NDArray[np.int64]:
+        """Return the indices of the layers of any of `kinds`, in order: int64[n]."""
+        return np.array([i for i, layer in enumerate(self.layers) if layer.kind in kinds], dtype=np.int64)
+
+    @classmethod
+    def from_records(
+        cls,
+        name: str,
+        records: Sequence[Record],
+        columns: Sequence[Metric],
+        **rest: Any,
+    ) -> "Run":
+        """Stack `records`, in order of steps; of two with the same step the later wall time wins.
+
+        The layers are those of the last record, then those that only earlier records have. An empty sequence
+        gives a run with S = L = 0. `rest` are further fields of `Run`.
+        """
+        latest = {r.step: r for r in sorted(records, key=lambda r: r.wall_time)}
+        ordered = [latest[step] for step in sorted(latest)]
+        layers = _union(r.layers for r in reversed(ordered))
+        row = {layer.name: i for i, layer in enumerate(layers)}
+        metrics = {c.name: np.full((len(ordered), len(layers)), np.nan, dtype=np.float32) for c in columns}
+        known: dict[tuple[Layer, ...], npt.NDArray[np.int64]] = {}
+        for s, record in enumerate(ordered):
+            if record.layers not in known:
+                known[record.layers] = np.array([row[layer.name] for layer in record.layers], dtype=np.int64)
+            for metric, values in record.metrics.items():
+                metrics[metric][s, known[record.layers]] = values
+        return cls(
+            name=name,
+            steps=np.array([r.step for r in ordered], dtype=np.int64),
+            wall_times=np.array([r.wall_time for r in ordered], dtype=np.float64),
+            layers=layers,
+            metrics=metrics,
+            columns=tuple(columns),
+            globals={g: np.array([r.globals.get(g, math.nan) for r in ordered], dtype=np.float64) for g in GLOBALS},
+            **rest,
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One disease with one cause: what happened, where, since when, and what to change.
+
+    `layers` are names, the worst first; empty means the whole net. `evidence` holds the numbers behind the message.
+    """
+
+    code: str
+    severity: Severity
+    layers: tuple[str, ...]
+    first_step: int
+    last_step: int
+    message: str
+    hint: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding as what JSON can hold; a number that is not finite becomes ``"nan"``, ``"inf"``."""
+        return {
+            "code": self.code,
+            "severity": str(self.severity),
+            "layers": list(self.layers),
+            "first_step": self.first_step,
+            "last_step": self.last_step,
+            "message": self.message,
+            "hint": self.hint,
+            "evidence": {k: v if math.isfinite(v) else str(v) for k, v in self.evidence.items()},
+        }
+
+
+def _union(layer_sets: Iterable[tuple[Layer, ...]]) -> tuple[Layer, ...]:
+    union: dict[str, Layer] = {}
+    for layers in dict.fromkeys(layer_sets):
+        for layer in layers:
+            union.setdefault(layer.name, layer)
+    return tuple(union.values())

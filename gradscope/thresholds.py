@@ -1,0 +1,82 @@
+"""The numbers that separate healthy from sick, each with its source."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """What the rules compare measurements with.
+
+    All fields are keyword-only and dimensionless unless said otherwise. Every field can be changed:
+    ``GradScope(thresholds=Thresholds(dead_fraction=0.6))``; what was changed travels with the log, so that
+    ``gradscope summary`` judges by the same numbers.
+
+    Raises:
+        ValueError: a field is out of its range, or a pair of bounds is not in order.
+    """
+
+    vanishing_ratio: float = 1e-3
+    """Gradient norm of a layer relative to the layers nearest the loss below which it has vanished.
+    AutoTrainer (Zhang et al., ICSE 2021) calls ‖g₁‖/‖g_L‖ < 1e-3 vanishing."""
+
+    exploding_ratio: float = 1e3
+    """Gradient norm of a layer relative to the layers nearest the loss, or of the whole net relative to the
+    start of training, above which it has exploded: the mirror image of `vanishing_ratio`."""
+
+    dead_fraction: float = 0.4
+    """Share of a rectifier's units that fired for no sample in the window. A sound CNN on MNIST (97 % accuracy)
+    has about 30 % in its dense layer, so the 20 to 30 % of folklore would flag it."""
+
+    dead_window: int = 10
+    """Recorded batches for which a unit must stay silent to count as dead, in batches. With records every
+    10 steps and batches of 128 a unit is dead that fired for none of 1,280 samples spread over 100 steps."""
+
+    saturated_fraction: float = 0.5
+    """Share of a bounded activation's outputs within 1 % of a limit. Half of the outputs is the mark used by
+    SageMaker Debugger's and DeepDiagnosis' saturation rules."""
+
+    selu_mean: tuple[float, float] = (-0.1, 0.1)
+    """Bounds on the mean of a SELU's output (Klambauer et al. 2017, theorem 1)."""
+
+    selu_variance: tuple[float, float] = (0.8, 1.5)
+    """Bounds on the variance of a SELU's output (Klambauer et al. 2017, theorem 1)."""
+
+    selu_initial_steps: int = 10
+    """Steps at the start of training in which a SELU outside its bounds is a fault, in steps. A net with
+    LeCun-normal weights starts inside and may leave within about 50 steps of Adam while it learns well."""
+
+    persistence: float = 0.5
+    """Share of the records in which a condition must hold before it is called a disease: a blip is not one."""
+
+    minimum_records: int = 5
+    """Records of a layer before a rule judges how it developed, in records."""
+
+    def __post_init__(self) -> None:
+        for name in ("vanishing_ratio", "dead_fraction", "saturated_fraction", "persistence"):
+            _check(name, getattr(self, name), 0 < getattr(self, name) <= 1, "a number in (0, 1]")
+        _check("exploding_ratio", self.exploding_ratio, self.exploding_ratio >= 1, "a number of at least 1")
+        for name in ("dead_window", "selu_initial_steps", "minimum_records"):
+            value = getattr(self, name)
+            _check(name, value, isinstance(value, int) and value >= 1, "an integer of at least 1")
+        for name in ("selu_mean", "selu_variance"):
+            low, high = getattr(self, name)
+            _check(name, (low, high), low < high, "a pair (low, high) with low < high")
+
+    def changed(self) -> dict[str, Any]:
+        """Return the fields that differ from the defaults: what has to be written to a log."""
+        default = Thresholds()
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)
+        }
+
+    @classmethod
+    def restored(cls, changed: dict[str, Any]) -> "Thresholds":
+        """Return the thresholds whose `changed()` is given; a field this version does not know is left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in changed.items() if k in known})
+
+
+def _check(name: str, value: object, valid: bool, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"`{name}` must be {expected}, got {value!r}; see `help(gradscope.Thresholds)`")
