@@ -74,7 +74,8 @@ class Thresholds:
     def restored(cls, changed: dict[str, Any]) -> "Thresholds":
         """Return the thresholds whose `changed()` is given; a field this version does not know is left out."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in changed.items() if k in known})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changed.items() if k in known}
+        return cls(**values)
 
 
 def _check(name: str, value: object, valid: bool, expected: str) -> None:

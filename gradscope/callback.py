@@ -1,0 +1,354 @@
+"""GradScope, the Lightning callback: decides when to measure, and owns nothing else."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradscope.activations import ACTIVATION_KINDS
+from gradscope.history import History
+from gradscope.layers import NamePatterns
+from gradscope.recorder import Recorder
+from gradscope.records import Coverage, Finding, Metric, Overhead, Record, Run
+from gradscope.rules import diagnose
+from gradscope.sinks import LOG_PARTS, ScalarSink, Sink, TensorBoardSink
+from gradscope.thresholds import Thresholds
+
+P = ParamSpec("P")
+
+FIRST_STEPS = 10
+"""Steps at the start that are all recorded: the initialisation shows there and nowhere else."""
+
+_logger = logging.getLogger("gradscope")
+
+
+def _shielded(hook: Callable[Concatenate["GradScope", P], None]) -> Callable[Concatenate["GradScope", P], None]:
+    """Make a hook that never raises into the training: what fails switches GradScope off, and says so once."""
+
+    @wraps(hook)
+    def shielded(self: "GradScope", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        start = time.perf_counter()
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self._switch_off(f"{hook.__name__} failed with {type(error).__name__}: {error}")
+        self._seconds += time.perf_counter() - start
+
+    return shielded
+
+
+class GradScope(pl.Callback):
+    """Watches the health of gradients and activations while a network trains.
+
+    ``Trainer(callbacks=[GradScope()])`` is all. Training is the same with and without it: it draws no random number,
+    changes no tensor, and whatever fails inside it switches itself off and says so.
+
+    Logged to a `TensorBoardLogger`, in its own file: ``gradscope/<metric>`` (one tensor of all layers for each
+    metric), ``gradscope/<metric>/<statistic>`` (scalars over layers), ``gradscope_<metric>/<layer>`` (scalars while
+    there are at most 32 layers), ``gradscope/log10_grad_norm_over_layers`` (histogram),
+    ``gradscope/heat_map/grad_norm`` (image, at the end) and ``gradscope/verdict`` (text). Any other logger is given the
+    scalars.
+
+    Args:
+        every_n_steps: Record every so many steps, an integer of at least 1; the first 10 steps are all recorded.
+            Steps count as on the x-axis of Lightning's loggers.
+        layers: Glob patterns on names as in ``model.named_modules()``; a leading ``!`` excludes:
+            ``["encoder.*", "!*.norm"]``. A layer that is not watched still counts in the total norm.
+        thresholds: What the rules judge by.
+        log: What goes to the loggers: True for all, False for nothing, or any of ``"tensors"`` (what
+            `gradscope summary` reads), ``"scalars"``, ``"layers"``, ``"distribution"``, ``"heat_map"``, ``"verdicts"``.
+        summary: Print the summary at the end of a fit, on rank zero.
+
+    Raises:
+        TypeError: an option is of the wrong type or unknown.
+        ValueError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_steps: int = 10,
+        layers: str | Sequence[str] = "*",
+        thresholds: Thresholds | None = None,
+        log: bool | Collection[str] = True,
+        summary: bool = True,
+    ) -> None:
+        self.every_n_steps = _every_n_steps(every_n_steps)
+        self.thresholds = _thresholds(thresholds)
+        self.layers = NamePatterns(_patterns(layers))
+        self.summary = bool(summary)
+        self._parts = _log_parts(log)  # Lightning overwrites `log` of every callback
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._recorder: Recorder | None = None
+        self._history = History()
+        self._sinks: list[tuple[str, Sink]] | None = None
+        self._name = "fit"
+        self._recording = self._stepped = self._finished = False
+        self._off = ""
+        self._announced: set[str] = set()
+        self._diagnose_at = FIRST_STEPS
+        self._seconds = 0.0
+        self._started = time.perf_counter()
+        self._ended: float | None = None
+
+    # What a user reads.
+
+    @property
+    def run(self) -> Run:
+        """The run so far: of a long fit the first, the newest and a choice of the records between, 2,000 at most."""
+        recorder = self._recorder
+        return Run.from_records(
+            self._name,
+            self._history.records,
+            recorder.columns if recorder else (),
+            thresholds=self.thresholds,
+            coverage=self._coverage(),
+            overhead=Overhead(
+                self._history.added,
+                self._seconds + (recorder.seconds if recorder else 0.0),
+                (self._ended or time.perf_counter()) - self._started,
+            ),
+        )
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with the run so far, the most severe first; empty before a fit."""
+        return diagnose(self.run)
+
+    # What Lightning calls.
+
+    @_shielded
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the model; hooks come with the first step."""
+        self._start_over()
+        self._name = _run_name(trainer)
+        self._recorder = Recorder(pl_module, self.thresholds, self.layers)
+        self._warn_of_gaps(self._recorder)
+
+    @_shielded
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock that the cost is measured against."""
+        self._started = time.perf_counter()
+
+    @_shielded
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Attach where a step begins that is due."""
+        if self._recorder is None:
+            return
+        if self._recording:
+            self._recorder.begin_batch()
+        elif self._due(_logged_step(trainer)):
+            self._recorder.begin(trainer.optimizers)
+            self._recording, self._stepped = True, False
+
+    @_shielded
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Stop listening: activation checkpointing runs the forward again, and so does LBFGS."""
+        if self._recorder is not None:
+            self._recorder.listening = False
+
+    @_shielded
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen again where a training step goes on to another forward."""
+        if self._recorder is not None and self._recording:
+            self._recorder.listening = not pl_module.automatic_optimization
+
+    @_shielded
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure gradients: unscaled, not clipped yet."""
+        if self._recorder is not None and self._recording:
+            self._recorder.before_optimizer_step(getattr(optimizer, "optimizer", optimizer))
+            self._stepped = True
+
+    @_shielded
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the record once an optimizer has stepped, and hand on what has arrived."""
+        if self._recorder is None:
+            return
+        if self._recording:
+            self._recorder.end_batch(_loss(outputs))
+            if self._stepped:
+                self._recorder.end(_logged_step(trainer))
+                self._recording = False
+        while (record := self._recorder.poll()) is not None:
+            self._keep(trainer, record)
+
+    @_shielded
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what is found."""
+        self._finish(trainer)
+
+    @_shielded
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say what is found: an exception or Ctrl-C ended the fit, and Lightning calls no `teardown`."""
+        self._finish(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave nothing attached."""
+        if self._recorder is not None:
+            self._recorder.detach()
+
+    # What happens in between.
+
+    def _due(self, step: int) -> bool:
+        return not self._off and (step < FIRST_STEPS or step % self.every_n_steps == 0)
+
+    def _keep(self, trainer: pl.Trainer, record: Record) -> None:
+        self._history.add(record)
+        self._announce_failures()
+        if not trainer.is_global_zero:
+            return
+        if self._sinks is None:
+            self._sinks = self._open_sinks(trainer)
+        self._tell_sinks(lambda sink: sink.record(record))
+        if self._history.added >= self._diagnose_at:
+            self._diagnose_at = self._history.added * 5 // 4 + 1  # ever rarer: all diagnoses together stay linear
+            self._write_verdicts(final=False)
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        if self._recorder is None or self._finished:
+            return
+        self._finished = True
+        self._ended = time.perf_counter()
+        self._recorder.detach()
+        while (record := self._recorder.poll(wait=True)) is not None:
+            self._keep(trainer, record)
+        if trainer.is_global_zero and self._history.records:
+            self._write_verdicts(final=True)
+            if self.summary:
+                from gradscope.cli import print_report
+
+                print_report(self.run, self.findings)
+
+    def _write_verdicts(self, final: bool) -> None:
+        if self._sinks:
+            run = self.run
+            findings = diagnose(run)
+            self._tell_sinks(lambda sink: sink.verdicts(run, findings, final))
+
+    def _open_sinks(self, trainer: pl.Trainer) -> list[tuple[str, Sink]]:
+        if not self._parts or self._recorder is None:
+            return []
+        columns = self._recorder.columns
+        return [(type(logger).__name__, _sink(logger, columns, self._parts)) for logger in trainer.loggers]
+
+    def _tell_sinks(self, tell: Callable[[Sink], None]) -> None:
+        working = []
+        for name, sink in self._sinks or []:
+            try:
+                tell(sink)
+                working.append((name, sink))
+            except Exception as error:
+                self._say(f"no longer writes to {name} after {type(error).__name__}: {error}. Everything else goes on.")
+        self._sinks = working
+
+    def _coverage(self) -> Coverage:
+        unseen = dict(self._recorder.coverage().unseen) if self._recorder else {}
+        if self._off:
+            unseen["GradScope"] = self._off
+        return Coverage(unseen)
+
+    def _warn_of_gaps(self, recorder: Recorder) -> None:
+        table = recorder.table
+        if not table.candidates:
+            self._say("found nothing to watch: the model has no parameters and no activation modules.")
+            return
+        for pattern in self.layers.without_match(table.candidates):
+            self._say(
+                f"`layers` pattern {pattern!r} matches none of {len(table.candidates)} layers, such as "
+                f"{table.candidates[0]!r}; use names as in model.named_modules()."
+            )
+        if table.rows and not any(layer.kind in ACTIVATION_KINDS for layer in table.rows):
+            self._say(
+                "found no activation modules, so only gradients and weights are measured; functions like F.relu cannot "
+                "be seen, modules like torch.nn.ReLU can."
+            )
+
+    def _announce_failures(self) -> None:
+        for slot, failure in (self._recorder.failures if self._recorder else {}).items():
+            if slot not in self._announced:
+                self._announced.add(slot)
+                self._say(f"{slot} {failure}. Everything else goes on.")
+
+    def _switch_off(self, reason: str) -> None:
+        if self._recorder is not None:
+            self._recorder.detach()
+        self._recording = False
+        if not self._off:
+            self._off = f"switched itself off: {reason}"
+            self._say(f"{self._off}. The training goes on without it.")
+
+    def _say(self, message: str) -> None:
+        # Not `warnings.warn`: where the user turns warnings into errors it would end the training.
+        _logger.warning("GradScope: %s", message)
+
+
+def _logged_step(trainer: pl.Trainer) -> int:
+    # The x-axis of every curve that Lightning logs; `global_step` counts the steps of each of several optimizers.
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def _loss(outputs: object) -> Tensor | None:
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
+
+def _run_name(trainer: pl.Trainer) -> str:
+    logger = trainer.logger
+    if logger is None:
+        return "fit"
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return "/".join(part for part in (logger.name, version) if part)
+
+
+def _sink(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
+    if isinstance(logger, TensorBoardLogger) and not type(logger.experiment).__module__.startswith("tensorboardX"):
+        return TensorBoardSink(logger.experiment, columns, parts)
+    return ScalarSink(lambda metrics, step: logger.log_metrics(dict(metrics), step), columns, parts)
+
+
+def _every_n_steps(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`every_n_steps` must be an integer, got {value!r}; give the number of steps between records")
+    if value < 1:
+        raise ValueError(f"`every_n_steps` must be at least 1, got {value}; 1 records every step")
+    return value
+
+
+def _thresholds(value: Thresholds | None) -> Thresholds:
+    if value is not None and not isinstance(value, Thresholds):
+        raise TypeError(
+            f"`thresholds` must be a gradscope.Thresholds, got {value!r}; Thresholds(dead_fraction=0.6), say"
+        )
+    return value or Thresholds()
+
+
+def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
+    if not patterns or not all(isinstance(p, str) and p.removeprefix("!") for p in patterns):
+        raise TypeError(f"`layers` must be a glob pattern or several, got {value!r}; ['encoder.*', '!*.norm'], say")
+    return patterns
+
+
+def _log_parts(value: bool | Collection[str]) -> frozenset[str]:
+    if isinstance(value, bool):
+        return frozenset(LOG_PARTS if value else ())
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise TypeError(f"`log` must be True, False or a collection of {', '.join(LOG_PARTS)}, got {value!r}")
+    if unknown := [part for part in value if part not in LOG_PARTS]:
+        raise ValueError(f"`log` must hold some of {', '.join(LOG_PARTS)}, got {unknown[0]!r}; leave it out")
+    return frozenset(value)

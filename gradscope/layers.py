@@ -1,0 +1,131 @@
+"""Which rows a model has: modules that own parameters, and activations, in order of first execution."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from gradscope.activations import ACTIVATION_KINDS, classify
+from gradscope.records import Layer
+
+CALL_LIMIT = 8
+"""Rows that one activation module gets at most, by its calls within a forward; later calls share the last. A module
+shared by several places is so told apart, and one that runs in a loop over time does not fill the table."""
+
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+"""What torch.compile and the wrappers of torch.distributed put into names."""
+
+_KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str], ...] = (
+    (nn.modules.conv._ConvNd, "convolution"),
+    ((nn.Linear, nn.Bilinear), "linear"),
+    ((nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm), "normalization"),
+    ((nn.Embedding, nn.EmbeddingBag), "embedding"),
+    ((nn.RNNBase, nn.RNNCellBase), "recurrent"),
+    (nn.MultiheadAttention, "attention"),
+)
+
+
+@dataclass(frozen=True)
+class NamePatterns:
+    """Glob patterns on names: those without a leading ``!`` include, those with one exclude and win.
+
+    Without an including pattern everything is included. Case counts; ``*`` matches dots too.
+    """
+
+    patterns: tuple[str, ...]
+
+    def __call__(self, name: str) -> bool:
+        """Say whether `name` is to be watched."""
+        includes = [p for p in self.patterns if not p.startswith("!")] or ["*"]
+        excludes = [p[1:] for p in self.patterns if p.startswith("!")]
+        return any(fnmatchcase(name, p) for p in includes) and not any(fnmatchcase(name, p) for p in excludes)
+
+    def without_match(self, names: Sequence[str]) -> list[str]:
+        """Return the patterns that match none of `names`, in order."""
+        return [p for p in self.patterns if not any(fnmatchcase(name, p.removeprefix("!")) for name in names)]
+
+
+class LayerTable:
+    """The rows of a model; `watch` says by a layer's name whether it is one. A row keeps its number for good.
+
+    An activation that is called several times in one forward has a row for each call.
+    """
+
+    def __init__(self, model: nn.Module, watch: Callable[[str], bool]) -> None:
+        self.rows: list[Layer] = []
+        self.candidates: list[str] = []
+        """Names of all layers of the model, watched or not."""
+        self.modules: list[nn.Module] = []
+        """The modules that stand behind the rows."""
+        self._row_of_parameter: dict[int, int] = {}
+        self._rows_of_module: dict[nn.Module, list[int]] = {}
+        self._calls: dict[nn.Module, int] = {}
+        self._executed: dict[int, int] = {}
+        for name, module, layer in _layers(model):
+            self.candidates.append(name)
+            self._add(module, layer if watch(name) else None)
+
+    def _add(self, module: nn.Module, layer: Layer | None) -> None:
+        row = -1
+        if layer is not None:
+            row = self._new_row(layer)
+            self.modules.append(module)
+            self._rows_of_module[module] = [row]
+        for parameter in module.parameters(recurse=False):
+            self._row_of_parameter.setdefault(id(parameter), row)
+
+    def _new_row(self, layer: Layer) -> int:
+        self.rows.append(layer)
+        return len(self.rows) - 1
+
+    def row_of_parameter(self, parameter: nn.Parameter) -> int:
+        """Return the row of the layer that owns `parameter`, the first of several: -1 if that is not watched."""
+        return self._row_of_parameter.get(id(parameter), -1)
+
+    def restart_calls(self) -> None:
+        """Make each module's next call its first: a forward begins."""
+        self._calls = {}
+
+    def row_of_call(self, module: nn.Module) -> int:
+        """Note that `module`, one of `modules`, ran, and return the row of this call."""
+        rows = self._rows_of_module[module]
+        first = self.rows[rows[0]]
+        call = 0
+        if first.kind in ACTIVATION_KINDS:
+            call = self._calls[module] = min(self._calls.get(module, -1) + 1, CALL_LIMIT - 1)
+        if call == len(rows):
+            rows.append(self._new_row(Layer(f"{first.name}#{call + 1}", first.type, first.kind)))
+        self._executed.setdefault(rows[call], len(self._executed))
+        return rows[call]
+
+    def never_ran(self) -> list[int]:
+        """Return the rows whose module was never called."""
+        return [row for row in range(len(self.rows)) if row not in self._executed]
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """Return the rows in order of first execution: int64[rows].
+
+        A row that never ran follows the one before it in the model, as a layer whose weights another module uses.
+        """
+        keys, anchor = [], -1
+        for row in range(len(self.rows)):
+            anchor = self._executed.get(row, anchor)
+            keys.append((anchor, row not in self._executed, row))
+        return np.array([row for *_, row in sorted(keys)], dtype=np.int64)
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Layer]]:
+    for path, module in model.named_modules():
+        activation = classify(c.__name__ for c in type(module).__mro__)
+        owns = next(module.parameters(recurse=False), None) is not None
+        if activation is None and not owns:
+            continue
+        name = ".".join(part for part in path.split(".") if part not in _WRAPPERS) or "(root)"
+        yield name, module, Layer(name, type(module).__name__, activation.kind if activation else _kind(module))
+
+
+def _kind(module: nn.Module) -> str:
+    return next((kind for types, kind in _KINDS if isinstance(module, types)), "parameters")

@@ -1,0 +1,87 @@
+"""What every probe is: the moments of a step that it is told of, and the numbers that it gives back."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from gradscope.records import Floats, Metric, NonFinite
+from gradscope.thresholds import Thresholds
+
+NONFINITE = Metric("nonfinite", "non-finite values", "flags")
+"""Sum of `gradscope.NonFinite` flags: each probe measures its own, the recorder adds them up."""
+
+
+class OwnedParameter(NamedTuple):
+    """A parameter of an optimizer and the row of the layer that owns it: -1 for a layer that is not watched."""
+
+    row: int
+    parameter: nn.Parameter
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a probe measured: metric → float32[layers], NaN where it has nothing to say; and globals of the step."""
+
+    metrics: Mapping[str, Floats]
+    globals: Mapping[str, float] = field(default_factory=dict)
+
+
+class Pending(NamedTuple):
+    """The numbers of a step while still on the device, and what makes sense of their copy on the host.
+
+    `tensors` are flattened, cast to float32 and joined; `resolve` is given the joined copy, float32[n].
+    """
+
+    tensors: Sequence[Tensor]
+    resolve: Callable[[Floats], Measured]
+
+
+class Probe:
+    """Measures something about the layers of a model at each recorded step; a step may hold several micro-batches.
+
+    The moments below come in the order of a step, any number of times each; then `finish` comes once. An exception
+    in `observe` switches off this probe for that layer, one in any other method switches off this probe.
+    """
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        """Prepare to measure by `thresholds`."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What this probe measures."""
+        raise NotImplementedError
+
+    def observe(self, row: int, module: nn.Module, output: Tensor, producer: nn.Module | None) -> None:
+        """See the output of the activation in `row`, fed by the layer `producer`: reduce it now, never keep it."""
+
+    def before_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
+        """See the parameters of optimizer number `optimizer`: gradients are unscaled and not clipped yet."""
+
+    def after_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
+        """See them after the optimizer really stepped: gradients are as it saw them, weights are new."""
+
+    def finish(self, layers: int) -> Pending:
+        """End the step of a model of `layers` rows, and be ready for the next."""
+        raise NotImplementedError
+
+
+def sum_by_layer(rows: npt.NDArray[np.int64], values: npt.NDArray[np.float64], layers: int) -> npt.NDArray[np.float64]:
+    """Sum `values` by the row they belong to: float64[layers], NaN for a layer that has none. Row -1 is left out."""
+    watched = rows >= 0
+    rows, values = rows[watched], values[watched]
+    counts = np.bincount(rows, minlength=layers)
+    return np.where(counts > 0, np.bincount(rows, weights=values, minlength=layers), np.nan)
+
+
+def flagged(rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_], flag: NonFinite, layers: int) -> Floats:
+    """Give `flag` to each layer that has a `bad` value, 0 to one that has values: float32[layers], else NaN."""
+    return (np.sign(sum_by_layer(rows, bad.astype(np.float64), layers)) * flag).astype(np.float32)
+
+
+def joined(parts: Iterable[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Join rows: int64[n], also of no parts at all."""
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts])

@@ -1,0 +1,98 @@
+"""Activations that have stopped to pass a gradient."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gradscope.activations import ACTIVATION_KINDS, RECTIFIER
+from gradscope.records import Finding, Run, Severity
+from gradscope.rules.persistence import counted, median, names, persistent, span
+
+MOSTLY_DEAD = 0.9
+"""Share of dead units from which a layer hardly passes anything."""
+
+RECENT = 3
+"""The last third of the records tells how a run stands; units that died and came back are not dead."""
+
+
+def dead_relu(run: Run) -> Iterator[Finding]:
+    """Find rectifiers many of whose units never fire any more.
+
+    Condition: `dead_fraction` is at least `Thresholds.dead_fraction` in most of the last third of the records, and
+    in the last one. Dead is a unit that fired for no sample in a whole window (Lu et al. 2019, "Dying ReLU and
+    Initialization"); sparse activations are not dead ones.
+    """
+    dead = run.metric("dead_fraction")
+    recent = np.arange(len(run.steps))[:, None] >= len(run.steps) - max(
+        len(run.steps) // RECENT, run.thresholds.minimum_records
+    )
+    measured = ~np.isnan(dead) & (run.rows(RECTIFIER)[:, None] == np.arange(len(run.layers))).any(axis=0)
+    condition = measured & (dead >= run.thresholds.dead_fraction)
+    layers = np.flatnonzero(persistent(run, condition, measured & recent))
+    layers = layers[[bool(condition[measured[:, i], i][-1]) for i in layers]] if len(layers) else layers
+    if not len(layers):
+        return
+    last_value = {int(i): float(dead[measured[:, i], i][-1]) for i in layers}
+    worst = sorted(last_value, key=lambda i: -last_value[i])
+    first, last = span(run, condition, layers)
+    share = last_value[worst[0]]
+    yield Finding(
+        code="dead_relu",
+        severity=Severity.CRITICAL if share >= MOSTLY_DEAD else Severity.WARNING,
+        layers=names(run, worst),
+        first_step=first,
+        last_step=last,
+        message=(
+            f"{share:.0%} of the units of {run.layers[worst[0]].name} fire for no sample any more"
+            + (f", and {counted(len(worst) - 1, 'other layer')} have the same" if len(worst) > 1 else "")
+            + ". Usual cause: a step that was too large pushed their biases far below zero, or they were initialised "
+            "there; a dead unit has no gradient, so that it cannot come back."
+        ),
+        hint=(
+            "Start again with a lower learning rate, with zero or slightly positive biases, or with an activation "
+            "that passes a gradient below zero: LeakyReLU, ELU or GELU."
+        ),
+        evidence={"dead_fraction": share, "threshold": run.thresholds.dead_fraction},
+    )
+
+
+def saturated_activation(run: Run) -> Iterator[Finding]:
+    """Find bounded activations most of whose outputs sit at a limit, where the slope is next to zero.
+
+    Condition: in at least half of the records `saturated_fraction` is at least `Thresholds.saturated_fraction`
+    (Glorot and Bengio 2010, section 3). The last activation of a net does not count when no layer with parameters
+    comes after it: a sure classifier saturates its output, and ought to.
+    """
+    saturated = run.metric("saturated_fraction")
+    hidden = np.arange(len(run.layers)) < _last_row_with_parameters(run)
+    measured = ~np.isnan(saturated) & hidden
+    condition = measured & (saturated >= run.thresholds.saturated_fraction)
+    layers = np.flatnonzero(persistent(run, condition, measured))
+    if not len(layers):
+        return
+    typical = median(saturated)
+    worst = layers[np.argsort(-typical[layers], kind="stable")]
+    first, last = span(run, condition, layers)
+    layer = run.layers[worst[0]]
+    yield Finding(
+        code="saturated_activation",
+        severity=Severity.WARNING,
+        layers=names(run, worst),
+        first_step=first,
+        last_step=last,
+        message=(
+            f"{typical[worst[0]]:.0%} of the outputs of {layer.name} ({layer.type}) sit within 1 % of a limit "
+            f"(median over {counted(int(measured[:, worst[0]].sum()), 'record')}), where the slope is next to zero. "
+            "Usual cause: inputs that were not standardised, or weights that are too large."
+        ),
+        hint=(
+            "Standardise the inputs to mean 0 and variance 1; else initialise with torch.nn.init.xavier_normal_; else "
+            f"put a normalization layer before {layer.name}, or use an activation without limits."
+        ),
+        evidence={"saturated_fraction": float(typical[worst[0]]), "threshold": run.thresholds.saturated_fraction},
+    )
+
+
+def _last_row_with_parameters(run: Run) -> int:
+    rows = [i for i, layer in enumerate(run.layers) if layer.kind not in ACTIVATION_KINDS]
+    return max(rows, default=0)

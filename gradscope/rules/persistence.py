@@ -1,0 +1,46 @@
+"""How long something has to hold before it is a disease, and how to speak of it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gradscope.records import Run
+
+Mask = npt.NDArray[np.bool_]
+
+
+def persistent(run: Run, condition: Mask, measured: Mask) -> Mask:
+    """Say for which layers `condition` holds often enough: bool[L] from bool[S, L].
+
+    That is in at least `Thresholds.persistence` of the records in which it was `measured` (bool[S, L]), of which
+    there must be `Thresholds.minimum_records`.
+    """
+    records = measured.sum(axis=0)
+    share = (condition & measured).sum(axis=0) / np.maximum(records, 1)
+    enough: Mask = (records >= run.thresholds.minimum_records) & (share >= run.thresholds.persistence)
+    return enough
+
+
+def span(run: Run, condition: Mask, layers: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Return the first and the last step at which `condition` (bool[S, L]) holds for any of `layers` (int64[n])."""
+    steps = run.steps[condition[:, layers].any(axis=1)]
+    return int(steps[0]), int(steps[-1])
+
+
+def median(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the median of each column over what is not NaN: float64[L] from float[S, L], NaN for an empty column."""
+    result = np.full(values.shape[1], np.nan)
+    some = ~np.isnan(values).all(axis=0)
+    result[some] = np.nanmedian(values[:, some].astype(np.float64), axis=0)
+    return result
+
+
+def names(run: Run, layers: Sequence[int] | npt.NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the names of `layers`."""
+    return tuple(run.layers[i].name for i in layers)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 layer`` or ``3 layers``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,87 @@
+"""Where records go: TensorBoard in full, any other logger as scalars."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from gradscope import stock
+from gradscope.events import Encoder
+from gradscope.records import Finding, Metric, Record, Run
+
+LOG_PARTS = ("tensors", "scalars", "layers", "distribution", "heat_map", "verdicts")
+"""What can go to a logger: the record itself, as `gradscope summary` reads it; aggregates over layers; scalars of each
+layer while there are at most 32; a histogram over layers; an image of layers by steps; a table of findings."""
+
+HEAT_MAPS = ("grad_norm",)
+
+
+class Sink(Protocol):
+    """A place that records go to."""
+
+    def record(self, record: Record) -> None:
+        """Write one record."""
+
+    def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
+        """Write what is found so far; `final` at the end of the fit."""
+
+
+class TensorBoardSink:
+    """Writes events through a logger's own `torch.utils.tensorboard.SummaryWriter`: one for each record."""
+
+    def __init__(self, writer: Any, columns: Sequence[Metric], parts: frozenset[str]) -> None:
+        self._writer = writer
+        self._columns = columns
+        self._parts = parts
+        self._encoder = Encoder(columns)
+
+    def record(self, record: Record) -> None:
+        summary = Summary()
+        if "tensors" in self._parts:
+            summary.MergeFrom(self._encoder.record(record))
+        if {"scalars", "layers"} & self._parts:
+            scalars = _scalars(record, self._columns, self._parts)
+            summary.value.extend(stock.scalar_values(scalars))
+        if "distribution" in self._parts and (distribution := stock.distribution(record)) is not None:
+            summary.value.append(distribution)
+        self._write(summary, record.step)
+
+    def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
+        summary = Summary()
+        if "tensors" in self._parts:
+            summary.MergeFrom(self._encoder.status(run.thresholds, run.coverage, run.overhead))
+            summary.MergeFrom(self._encoder.verdicts(findings))
+        if "verdicts" in self._parts:
+            summary.value.append(stock.verdict_table(findings))
+        if final and "heat_map" in self._parts:
+            images = [stock.heat_map(run, metric) for metric in HEAT_MAPS]
+            summary.value.extend(image for image in images if image is not None)
+        self._write(summary, int(run.steps[-1]) if len(run.steps) else 0)
+
+    def _write(self, summary: Summary, step: int) -> None:
+        # The writer's own file: a second event file beside it would hide the user's curves from some readers.
+        file_writer = self._writer.file_writer or self._writer._get_file_writer()
+        if summary.value:
+            file_writer.add_summary(summary, step)
+
+
+class ScalarSink:
+    """Gives scalars to any logger's `log_metrics(metrics, step)`."""
+
+    def __init__(
+        self, log_metrics: Callable[[Mapping[str, float], int], None], columns: Sequence[Metric], parts: frozenset[str]
+    ) -> None:
+        self._log_metrics = log_metrics
+        self._columns = columns
+        self._parts = parts
+
+    def record(self, record: Record) -> None:
+        if scalars := _scalars(record, self._columns, self._parts):
+            self._log_metrics(scalars, record.step)
+
+    def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
+        """Scalars hold no verdicts."""
+
+
+def _scalars(record: Record, columns: Sequence[Metric], parts: frozenset[str]) -> dict[str, float]:
+    return stock.scalars(record, columns, per_layer="layers" in parts) if "scalars" in parts else {}

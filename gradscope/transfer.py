@@ -1,0 +1,38 @@
+"""The one copy of a record from the device to the host: never waited for before it has to be."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradscope.records import Floats
+
+
+class Transfer:
+    """Tensors, flattened and joined as float32, on their way to the host.
+
+    On CUDA the copy runs on its own into pinned memory, and an event tells when it has arrived, so that neither
+    starting nor asking makes the host wait for the device; elsewhere it is done at once.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        device = tensors[0].device if tensors else torch.device("cpu")
+        flat = [t.detach().reshape(-1).to(device, torch.float32, non_blocking=True) for t in tensors]
+        joined = torch.cat(flat) if flat else torch.zeros(0)
+        self._arrived: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._host = torch.empty(joined.shape, dtype=torch.float32, pin_memory=True)
+            self._host.copy_(joined, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._arrived.record(torch.cuda.current_stream(device))
+        else:
+            self._host = joined.cpu()
+
+    def ready(self) -> bool:
+        """Say whether the copy has arrived, without waiting."""
+        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
+
+    def numpy(self) -> Floats:
+        """Return the copy, float32[n]; waits for it where it is not `ready`."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return np.asarray(self._host.numpy(), dtype=np.float32)
