@@ -163,12 +163,13 @@ class Run:
         layers = _union(r.layers for r in reversed(ordered))
         row = {layer.name: i for i, layer in enumerate(layers)}
         metrics = {c.name: np.full((len(ordered), len(layers)), np.nan, dtype=np.float32) for c in columns}
-        known: dict[tuple[Layer, ...], npt.NDArray[np.int64]] = {}
+        # By identity: records share a tuple while their layers are the same, and hashing it costs more than reading.
+        known: dict[int, npt.NDArray[np.int64]] = {}
         for s, record in enumerate(ordered):
-            if record.layers not in known:
-                known[record.layers] = np.array([row[layer.name] for layer in record.layers], dtype=np.int64)
+            if id(record.layers) not in known:
+                known[id(record.layers)] = np.array([row[layer.name] for layer in record.layers], dtype=np.int64)
             for metric, values in record.metrics.items():
-                metrics[metric][s, known[record.layers]] = values
+                metrics[metric][s, known[id(record.layers)]] = values
         return cls(
             name=name,
             steps=np.array([r.step for r in ordered], dtype=np.int64),
@@ -213,7 +214,7 @@ class Finding:
 
 def _union(layer_sets: Iterable[tuple[Layer, ...]]) -> tuple[Layer, ...]:
     union: dict[str, Layer] = {}
-    for layers in dict.fromkeys(layer_sets):
+    for layers in {id(layers): layers for layers in layer_sets}.values():
         for layer in layers:
             union.setdefault(layer.name, layer)
     return tuple(union.values())
