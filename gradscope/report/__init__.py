@@ -1,0 +1,196 @@
+"""A run and its findings → rich renderables: they yield, and only a console prints."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from gradscope.records import (
+    CLIP_COEFFICIENT,
+    LOSS,
+    NONFINITE_LOSS,
+    SKIPPED,
+    TOTAL_NORM,
+    Coverage,
+    Finding,
+    Overhead,
+    Run,
+    Severity,
+)
+from gradscope.report.layer_table import layer_table
+from gradscope.report.page import SHORTEST_NAME, STYLES, Page
+from gradscope.sparkline import sparkline
+from gradscope.summary import count, verdict, worst_severity
+
+__all__ = ["Overview", "Report", "Reports"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of a run: a head, a table of its layers, the findings, and what was not seen.
+
+    `findings` are shown the most severe first. With `max_layers` the table has at most that many rows: those that
+    findings name before all others. Any run renders: one without records, without layers, with any names.
+    """
+
+    run: Run
+    findings: Sequence[Finding]
+    max_layers: int | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        page = Page.of(options)
+        yield from _head(page, self.run, self.findings)
+        if self.run.layers:
+            yield ""
+            yield from layer_table(page, self.run, self.findings, self.max_layers)
+        for finding in sorted(self.findings, key=lambda f: -f.severity):
+            yield ""
+            yield _finding(page, finding)
+        if footer := [*_coverage(page, self.run.coverage), *_notes(page, self.run), *_overhead(self.run.overhead)]:
+            yield ""
+            yield from footer
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Several reports, a line each: the run, its verdict, its records and its last loss."""
+
+    reports: Sequence[Report]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        page = Page.of(options)
+        table = Table(box=None, pad_edge=False, padding=(0, page.gap, 0, 0), header_style="dim")
+        table.add_column("", width=1)
+        table.add_column("run", no_wrap=True)
+        table.add_column("verdict", overflow="fold")
+        numbers = ("records", "loss") if page.width >= 60 else ()
+        for heading in numbers:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for report in self.reports:
+            table.add_row(
+                _sign(page, report.run, report.findings),
+                Text(page.name(report.run.name, max(SHORTEST_NAME, page.width // 4)), style="bold"),
+                page.text(verdict(report.run, report.findings)),
+                *(f"{len(report.run.steps):,}", _last_loss(report.run))[: len(numbers)],
+            )
+        yield table
+
+
+@dataclass(frozen=True)
+class Reports:
+    """All reports of a log directory: a single one alone, several after an overview, with a rule before each."""
+
+    reports: Sequence[Report]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if len(self.reports) == 1:
+            yield self.reports[0]
+            return
+        yield Overview(self.reports)
+        for report in self.reports:
+            yield ""
+            yield Rule(characters=Page.of(options).glyphs.rule, style="dim")
+            yield report
+
+
+def _head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[RenderableType]:
+    extent = [count(len(run.steps), "record"), count(len(run.layers), "layer")]
+    if len(run.steps):
+        extent.insert(1, page.steps(int(run.steps[0]), int(run.steps[-1])))
+    yield from _flow(page, [Text(page.name(run.name, page.width), style="bold"), *(Text(e, "dim") for e in extent)])
+    sign = _sign(page, run, findings)
+    yield page.item(sign.plain, [page.text(verdict(run, findings), str(sign.style))], str(sign.style))
+    yield from _flow(page, [*_loss(page, run), *_norms(run), *_mishaps(run)])
+
+
+def _sign(page: Page, run: Run, findings: Sequence[Finding]) -> Text:
+    worst = worst_severity(findings)
+    if worst is None and len(run.steps) < run.thresholds.minimum_records:
+        return Text(page.glyphs.unjudged, style="dim")
+    return Text(page.glyphs.signs[worst], style=STYLES[worst])
+
+
+def _flow(page: Page, pieces: Sequence[Text]) -> Iterator[Text]:
+    """Set `pieces` side by side, in as many lines as they need: a line breaks between two pieces, not within one."""
+    line = Text()
+    for piece in pieces:
+        if line and line.cell_len + 3 + piece.cell_len > page.width:
+            yield line
+            line = Text()
+        line = Text.assemble(line, "   ", piece) if line else piece
+    if line:
+        yield line
+
+
+def _loss(page: Page, run: Run) -> Iterator[Text]:
+    loss = run.series(LOSS)
+    finite = loss[np.isfinite(loss)]
+    if finite.size:
+        line = sparkline(loss, min(16, page.width // 4), page.glyphs.ramp, least_decades=0.25)
+        first, last = f"{finite[0]:.3g}", f"{finite[-1]:.3g}"
+        yield Text.assemble(("loss ", "dim"), f"{first} {page.glyphs.arrow} {last}  ", (line, "cyan"))
+
+
+def _last_loss(run: Run) -> str:
+    loss = run.series(LOSS)
+    finite = loss[np.isfinite(loss)]
+    return f"{finite[-1]:.3g}" if finite.size else ""
+
+
+def _norms(run: Run) -> Iterator[Text]:
+    total, clip = run.series(TOTAL_NORM), run.series(CLIP_COEFFICIENT)
+    total, clip = total[np.isfinite(total)], clip[np.isfinite(clip)]
+    if total.size:
+        yield Text.assemble(("total gradient norm ", "dim"), f"{total[-1]:.3g}")
+    if (clip < 1).any():
+        yield Text.assemble(("clipped to ", "dim"), f"{clip.min():.3g}", (" at worst", "dim"))
+
+
+def _mishaps(run: Run) -> Iterator[Text]:
+    for name, what in ((NONFINITE_LOSS, "loss not finite"), (SKIPPED, "optimizer step skipped")):
+        if times := int((np.nan_to_num(run.series(name)) != 0).sum()):
+            yield Text(f"{what} in {count(times, 'record')}", style="yellow")
+
+
+def _finding(page: Page, finding: Finding) -> RenderableType:
+    style = STYLES[finding.severity]
+    head = Text.assemble(
+        (str(finding.severity), style),
+        " ",
+        (page.visible(finding.code), "bold"),
+        (f"  {page.steps(finding.first_step, finding.last_step)}", "dim"),
+    )
+    layers = Text(page.names(finding.layers) if finding.layers else "the whole net", "dim")
+    what = page.item(page.glyphs.signs[finding.severity], [head, layers, page.text(finding.message)], style)
+    return Group(what, page.item(page.glyphs.arrow, [page.text(finding.hint)], "green"))
+
+
+def _coverage(page: Page, coverage: Coverage) -> Iterator[RenderableType]:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in coverage.unseen.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        line = Text.assemble(("not seen: ", "dim"), page.names(names), (f" ({page.visible(reason)})", "dim"))
+        yield page.item(page.glyphs.signs[Severity.INFO], [line], STYLES[Severity.INFO])
+
+
+def _notes(page: Page, run: Run) -> Iterator[RenderableType]:
+    for note in run.notes:
+        yield page.item(page.glyphs.signs[Severity.WARNING], [page.text(note)], STYLES[Severity.WARNING])
+
+
+def _overhead(overhead: Overhead) -> Iterator[Text]:
+    share = overhead.gradscope_seconds / overhead.fit_seconds if overhead.fit_seconds > 0 else math.nan
+    if math.isfinite(share):
+        records = count(overhead.records, "record")
+        took = f"{100 * share:.2g} % of {_seconds(overhead.fit_seconds)} on the host over {records}"
+        yield Text(f"GradScope took {took}", style="dim")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.2g} s"

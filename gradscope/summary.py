@@ -1,0 +1,132 @@
+"""A run and its findings in brief: the verdict in a sentence, the last values, and the object that JSON holds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from gradscope.records import Finding, Floats, Run, Severity
+
+
+class LayerSummary(TypedDict):
+    """A layer as JSON: `metrics` maps a metric's name to its last finite value, null where there is none."""
+
+    name: str
+    type: str
+    kind: str
+    metrics: dict[str, float | None]
+
+
+class RunSummary(TypedDict):
+    """A run as JSON. `first_step` and `last_step` are null where nothing was recorded."""
+
+    name: str
+    records: int
+    first_step: int | None
+    last_step: int | None
+    layers: list[LayerSummary]
+    findings: list[dict[str, Any]]
+    coverage: dict[str, dict[str, str]]
+    overhead: dict[str, float | None]
+    notes: list[str]
+
+
+def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
+    """Return what ``--json`` prints of a run: ``json.dumps(..., allow_nan=False)`` takes it whatever the values.
+
+    `findings` are listed in the order given. A number that is not finite becomes null, one in a finding's
+    evidence ``"nan"`` or ``"inf"``.
+    """
+    return {
+        "name": run.name,
+        "records": len(run.steps),
+        "first_step": int(run.steps[0]) if len(run.steps) else None,
+        "last_step": int(run.steps[-1]) if len(run.steps) else None,
+        "layers": _layers(run),
+        "findings": [_finding(finding) for finding in findings],
+        "coverage": {"unseen": dict(run.coverage.unseen)},
+        "overhead": {
+            "records": run.overhead.records,
+            "gradscope_seconds": _number(run.overhead.gradscope_seconds),
+            "fit_seconds": _number(run.overhead.fit_seconds),
+        },
+        "notes": list(run.notes),
+    }
+
+
+def last_finite(values: Floats) -> npt.NDArray[np.float64]:
+    """Return the last finite value of each column of `values`, float32[S, L], as float64[L]: NaN where none is."""
+    filled = np.full(values.shape[1], np.nan)
+    for row in values:
+        np.copyto(filled, row, where=np.isfinite(row))
+    return filled
+
+
+def layer_severity(findings: Sequence[Finding]) -> Mapping[str, Severity]:
+    """Return the worst severity, warning or critical, of each layer that `findings` name."""
+    severities: dict[str, Severity] = {}
+    for finding in findings:
+        if finding.severity >= Severity.WARNING:
+            for layer in finding.layers:
+                severities[layer] = max(finding.severity, severities.get(layer, finding.severity))
+    return severities
+
+
+def worst_severity(findings: Sequence[Finding]) -> Severity | None:
+    """Return the worst severity of `findings`, or None where there are none."""
+    return max((finding.severity for finding in findings), default=None)
+
+
+def verdict(run: Run, findings: Sequence[Finding]) -> str:
+    """Return in one sentence, without its full stop, what is wrong with `run`, or that nothing is.
+
+    Remarks (severity info) are no disease. A run too short to be judged is said to be.
+    """
+    worst = max(findings, key=lambda finding: finding.severity, default=None)
+    if worst is not None and worst.severity > Severity.INFO:
+        return f"{count(len(findings), 'finding')}: {worst.severity} {worst.code} {_extent(worst)}"
+    if not len(run.steps):
+        return "nothing was recorded"
+    sound = f"no disease found in {count(len(run.layers), 'layer')} over {count(len(run.steps), 'record')}"
+    if worst is not None:
+        return f"{sound}; {count(len(findings), 'remark')}: {worst.code} {_extent(worst)}"
+    if len(run.steps) < run.thresholds.minimum_records:
+        return f"{sound}, too few to tell how they develop"
+    return sound
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``"1 layer"``, ``"2 layers"``, ``"2,400 layers"``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _extent(finding: Finding) -> str:
+    return f"in {count(len(finding.layers), 'layer')}" if finding.layers else "in the whole net"
+
+
+def _layers(run: Run) -> list[LayerSummary]:
+    names = dict.fromkeys([*(column.name for column in run.columns), *run.metrics])
+    last = {name: last_finite(run.metric(name)) for name in names}
+    return [
+        {
+            "name": layer.name,
+            "type": layer.type,
+            "kind": layer.kind,
+            "metrics": {name: _number(values[i]) for name, values in last.items()},
+        }
+        for i, layer in enumerate(run.layers)
+    ]
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    # Rules compute with numpy, whose integers and float32 the json module refuses.
+    summary = finding.as_dict()
+    summary["first_step"], summary["last_step"] = int(finding.first_step), int(finding.last_step)
+    summary["evidence"] = {k: v if isinstance(v, str) else float(v) for k, v in summary["evidence"].items()}
+    return summary
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,326 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+import gradscope.events
+import gradscope.rules
+from gradscope import __version__
+from gradscope.cli import main
+from gradscope.events import Encoder, load
+from gradscope.records import Finding, Record, Run
+from gradscope.rules import diagnose
+from gradscope.summary import as_json
+from tests.hand_written_runs import sick_findings, sick_run, sound_run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
+    """The runs that any directory holds: those with rectifiers are sick."""
+    runs = {"version_0": sick_run()}
+
+    def judge(run: Run) -> tuple[Finding, ...]:
+        return sick_findings() if len(run.layers) > 5 else ()
+
+    monkeypatch.setattr(gradscope.events, "load", lambda logdir: runs)
+    monkeypatch.setattr(gradscope.rules, "diagnose", judge)
+    return runs
+
+
+def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=ROOT,
+        env={**environment, "PYTHONIOENCODING": "utf-8", **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def test_one_run_is_reported_alone(logs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "anywhere", "--width", "100"]) == 0
+    out, err = capsys.readouterr()
+    golden = (ROOT / "tests" / "golden" / "sick_100.txt").read_text(encoding="utf-8")
+    assert [line.rstrip() for line in out.splitlines()] == golden.splitlines()
+    assert err == ""
+
+
+def test_several_runs_have_an_overview_and_rules_between(
+    logs: dict[str, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs["version_1"] = sound_run()
+    assert main(["summary", "--width", "80"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "verdict", "records", "loss"]
+    assert lines[1].startswith("✖  version_0  3 findings")
+    assert lines[2].startswith("✔  version_1  no disease found")
+    rules = [i for i, line in enumerate(lines) if line == "─" * 80]
+    assert [lines[i + 1].split()[0] for i in rules] == ["version_0", "version_1"]
+
+
+@pytest.mark.parametrize("width", [40, 72])
+def test_width_is_kept(width: int, logs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "--width", str(width)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= width
+
+
+def test_piped_output_is_120_wide_unless_columns_says_otherwise(
+    logs: dict[str, Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs["version_1"] = sound_run()
+    monkeypatch.setattr(sys, "stdin", None)
+    main(["summary"])
+    assert "─" * 120 in capsys.readouterr().out.splitlines()
+    monkeypatch.setenv("COLUMNS", "66")
+    main(["summary"])
+    assert "─" * 66 in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}, {"TERM": "xterm-256color"}])
+def test_piped_output_has_no_escape_codes(
+    environ: dict[str, str],
+    logs: dict[str, Run],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    main(["summary"])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_terminal_gets_colour_unless_no_color_is_set(
+    logs: dict[str, Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("TERM", "xterm-256color")
+    main(["summary"])
+    assert "\x1b[1;31m" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(["summary"])
+    out = capsys.readouterr().out
+    assert "✖" in out
+    assert "31m" not in out
+
+
+def test_json_is_one_object_and_nothing_else(logs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    logs["version_1"] = sound_run()
+    assert main(["summary", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"runs": [as_json(sick_run(), sick_findings()), as_json(sound_run(), ())]}
+    assert err == ""
+
+
+def test_the_log_directory_is_passed_on(logs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def remember(logdir: str) -> dict[str, Run]:
+        asked.append(logdir)
+        return logs
+
+    monkeypatch.setattr(gradscope.events, "load", remember)
+    main(["summary"])
+    main(["summary", "runs/a"])
+    assert asked == ["lightning_logs", "runs/a"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["summary", "--width", "0"], "argument --width: expected a number of columns from 20 to 1000, got '0'"),
+        (["summary", "--width", "-5"], "argument --width: expected one argument|got '-5'"),
+        (["summary", "--width", "wide"], "from 20 to 1000, got 'wide'"),
+        (["summary", "--width", "٤٢x"], "from 20 to 1000, got"),
+        (["summary", "--width", "1000000000"], "from 20 to 1000, got '1000000000'"),
+        (["summary", "a", "b"], "unrecognized arguments: b"),
+        (["summary", "--colour"], "unrecognized arguments: --colour"),
+        (["sumary"], "invalid choice: 'sumary'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_2(
+    argv: list[str], complaint: str, logs: dict[str, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("gradscope: error: ")
+    assert any(part in err for part in complaint.split("|"))
+    assert "--help`\n" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ValueError, PermissionError, IsADirectoryError])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_log_that_cannot_be_read_is_one_line_and_2(
+    error: type[Exception], options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(logdir: str) -> dict[str, Run]:
+        raise error(f"`{logdir}` is no good\n\x1b[31m")
+
+    monkeypatch.setattr(gradscope.events, "load", fail)
+    assert main(["summary", "x", *options]) == 2
+    assert capsys.readouterr() == ("", "gradscope: error: `x` is no good  [31m\n")
+
+
+def test_a_fault_of_our_own_is_not_taken_for_bad_input(logs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: Run) -> tuple[Finding, ...]:
+        raise ValueError("a rule is broken")
+
+    monkeypatch.setattr(gradscope.rules, "diagnose", broken)
+    with pytest.raises(ValueError, match="a rule is broken"):
+        main(["summary"])
+
+
+def test_without_a_command_it_helps_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "gradscope summary runs --json" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [(["--version"], f"gradscope {__version__}\n"), (["--help"], "examples:"), (["summary", "--help"], "--width N")],
+)
+def test_version_and_help(argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 0
+    assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("runs", [1, 50], ids=["within the buffer", "beyond the buffer"])
+def test_a_closed_pipe_ends_quietly(runs: int, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, gradscope.events, gradscope.rules\n"
+        "from tests.hand_written_runs import sound_run\n"
+        f"gradscope.events.load = lambda logdir: {{str(i): sound_run() for i in range({runs})}}\n"
+        "gradscope.rules.diagnose = lambda run: ()\n"
+        "from gradscope.cli import main\n"
+        "sys.exit(main(['summary']))\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        [sys.executable, str(script)],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""},
+        check=False,
+    )
+    os.close(write)
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
+def test_an_ascii_terminal_is_no_obstacle(tmp_path: Path) -> None:
+    script = "import gradscope.events, gradscope.rules, tests.hand_written_runs as h\n"
+    script += "gradscope.events.load = lambda logdir: {'a': h.sick_run(), 'b': h.sound_run()}\n"
+    script += "gradscope.rules.diagnose = lambda run: h.sick_findings()\n"
+    script += "from gradscope.cli import main; raise SystemExit(main(['summary']))"
+    process = python("-c", script, PYTHONIOENCODING="ascii")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.isascii()
+    assert "X critical vanishing_gradient" in process.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_path_without_a_log_is_one_line_and_2(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text("not an event file")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "events.out.tfevents.1").write_bytes(os.urandom(300))
+    for path in ("missing", "text", "empty", "torn"):
+        assert main(["summary", str(tmp_path / path), *options]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("gradscope: error: `logdir` must ")
+        assert path in err
+        assert err.count("\n") == 1
+
+
+def test_the_run_at_the_directory_itself_is_called_after_it(
+    logs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.clear()
+    logs["."] = replace(sound_run(), name=".")
+    main(["summary", f"{tmp_path}/version_7/", "--json"])
+    assert json.loads(capsys.readouterr().out)["runs"][0]["name"] == "version_7"
+
+
+def imports(*argv: str) -> set[str]:
+    """Return the top-level modules that ``gradscope argv`` imports."""
+    script = (
+        "import sys\n"
+        "from gradscope.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(*{m.partition('.')[0] for m in sys.modules}, file=sys.stderr)"
+    )
+    process = python("-c", script, *argv)
+    assert process.returncode == 0
+    return set(process.stderr.split())
+
+
+@pytest.fixture
+def real_logs(tmp_path: Path) -> Path:
+    """A directory with the logs of two runs, as TensorBoard writes them."""
+    for run in (sick_run(), sound_run()):
+        encoder = Encoder(run.columns)
+        writer = EventFileWriter(str(tmp_path / run.name))
+        for i, step in enumerate(run.steps):
+            metrics = {name: values[i] for name, values in run.metrics.items()}
+            totals = {name: float(values[i]) for name, values in run.globals.items()}
+            record = Record(int(step), float(run.wall_times[i]), run.layers, metrics, totals)
+            writer.add_event(Event(step=record.step, wall_time=record.wall_time, summary=encoder.record(record)))
+        writer.add_event(Event(summary=encoder.status(run.thresholds, run.coverage, run.overhead)))
+        writer.close()
+    return tmp_path
+
+
+def test_real_logs_are_judged_by_the_real_rules(real_logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", str(real_logs), "--json"]) == 0
+    sick, sound = json.loads(capsys.readouterr().out)["runs"]
+    assert sick == as_json(load(real_logs)["version_0"], diagnose(load(real_logs)["version_0"]))
+    assert {"vanishing_gradient", "dead_relu"} <= {finding["code"] for finding in sick["findings"]}
+    assert (sound["name"], sound["findings"]) == ("version_1", [])
+    assert main(["summary", str(real_logs / "version_1"), "--width", "100"]) == 0
+    golden = (ROOT / "tests" / "golden" / "sound_100.txt").read_text(encoding="utf-8")
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == golden.splitlines()
+
+
+def test_summary_does_not_import_torch(real_logs: Path) -> None:
+    imported = imports("summary", str(real_logs))
+    assert {"tensorboard", "rich"} <= imported
+    assert not {"torch", "tensorflow", "lightning", "pytorch_lightning"} & imported
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert not {"torch", "tensorboard", "rich", "numpy", "lightning", "pytorch_lightning"} & imports("--help")
+
+
+def test_python_m_gradscope() -> None:
+    process = python("-m", "gradscope", "--version")
+    assert (process.returncode, process.stdout) == (0, f"gradscope {__version__}\n")
+    process = python("-m", "gradscope", "sumary")
+    assert process.returncode == 2
