@@ -180,7 +180,7 @@ class GradScope(pl.Callback):
         if self._recorder is None:
             return
         if self._recording:
-            self._recorder.end_batch(_loss(outputs))
+            self._recorder.end_batch(_loss(trainer, outputs))
             if self._stepped:
                 self._recorder.end(_logged_step(trainer))
                 self._recording = False
@@ -302,9 +302,12 @@ def _logged_step(trainer: pl.Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def _loss(outputs: object) -> Tensor | None:
+def _loss(trainer: pl.Trainer, outputs: object) -> Tensor | None:
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return loss if isinstance(loss, Tensor) and loss.numel() == 1 else None
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        return None
+    # Lightning has divided it by the number of micro-batches, also where the last step of an epoch has fewer.
+    return loss if trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches
 
 
 def _run_name(trainer: pl.Trainer) -> str:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from gradscope.activations import ACTIVATION_KINDS, classify
 from gradscope.records import Layer
@@ -64,6 +64,7 @@ class LayerTable:
         self._rows_of_module: dict[nn.Module, list[int]] = {}
         self._calls: dict[nn.Module, int] = {}
         self._executed: dict[int, int] = {}
+        self._last: tuple[Layer, ...] = ()
         for name, module, layer in _layers(model):
             self.candidates.append(name)
             self._add(module, layer if watch(name) else None)
@@ -81,7 +82,7 @@ class LayerTable:
         self.rows.append(layer)
         return len(self.rows) - 1
 
-    def row_of_parameter(self, parameter: nn.Parameter) -> int:
+    def row_of_parameter(self, parameter: Tensor) -> int:
         """Return the row of the layer that owns `parameter`, the first of several: -1 if that is not watched."""
         return self._row_of_parameter.get(id(parameter), -1)
 
@@ -115,6 +116,13 @@ class LayerTable:
             anchor = self._executed.get(row, anchor)
             keys.append((anchor, row not in self._executed, row))
         return np.array([row for *_, row in sorted(keys)], dtype=np.int64)
+
+    def ordered(self, order: npt.NDArray[np.int64]) -> tuple[Layer, ...]:
+        """Return the layers in `order`: the same tuple again as long as it is equal, which readers of records use."""
+        layers = tuple(self.rows[row] for row in order)
+        if layers != self._last:
+            self._last = layers
+        return self._last
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Layer]]:

@@ -169,7 +169,7 @@ class Recorder:
         return Record(
             step=flight.step,
             wall_time=flight.wall_time,
-            layers=tuple(self.table.rows[row] for row in order),
+            layers=self.table.ordered(order),
             metrics=_merged(measured, order),
             globals={name: value for m in measured for name, value in m.globals.items()},
         )

@@ -6,30 +6,29 @@ import numpy as np
 
 from gradscope.activations import ACTIVATION_KINDS, RECTIFIER
 from gradscope.records import Finding, Run, Severity
-from gradscope.rules.persistence import counted, median, names, persistent, span
+from gradscope.rules.persistence import Mask, counted, median, names, persistent, span
 
 MOSTLY_DEAD = 0.9
 """Share of dead units from which a layer hardly passes anything."""
 
-RECENT = 3
-"""The last third of the records tells how a run stands; units that died and came back are not dead."""
+LATEST = 2
+"""Latest records that have to agree: each looks back over a whole window already."""
 
 
 def dead_relu(run: Run) -> Iterator[Finding]:
     """Find rectifiers many of whose units never fire any more.
 
-    Condition: `dead_fraction` is at least `Thresholds.dead_fraction` in most of the last third of the records, and
-    in the last one. Dead is a unit that fired for no sample in a whole window (Lu et al. 2019, "Dying ReLU and
-    Initialization"); sparse activations are not dead ones.
+    Condition: `dead_fraction` is at least `Thresholds.dead_fraction` in the last two records, and a whole window
+    has been recorded. Dead is a unit that fired for no sample in that window (Lu et al. 2019, "Dying ReLU and
+    Initialization"); sparse activations are not dead ones, and units that came back are not dead.
     """
     dead = run.metric("dead_fraction")
-    recent = np.arange(len(run.steps))[:, None] >= len(run.steps) - max(
-        len(run.steps) // RECENT, run.thresholds.minimum_records
-    )
-    measured = ~np.isnan(dead) & (run.rows(RECTIFIER)[:, None] == np.arange(len(run.layers))).any(axis=0)
+    measured = ~np.isnan(dead)
+    measured[:, [layer.kind != RECTIFIER for layer in run.layers]] = False
     condition = measured & (dead >= run.thresholds.dead_fraction)
-    layers = np.flatnonzero(persistent(run, condition, measured & recent))
-    layers = layers[[bool(condition[measured[:, i], i][-1]) for i in layers]] if len(layers) else layers
+    layers = np.array(
+        [i for i in range(len(run.layers)) if _dead_now(run, condition[measured[:, i], i])], dtype=np.int64
+    )
     if not len(layers):
         return
     last_value = {int(i): float(dead[measured[:, i], i][-1]) for i in layers}
@@ -44,7 +43,7 @@ def dead_relu(run: Run) -> Iterator[Finding]:
         last_step=last,
         message=(
             f"{share:.0%} of the units of {run.layers[worst[0]].name} fire for no sample any more"
-            + (f", and {counted(len(worst) - 1, 'other layer')} have the same" if len(worst) > 1 else "")
+            + (f", and those of {counted(len(worst) - 1, 'other layer')}" if len(worst) > 1 else "")
             + ". Usual cause: a step that was too large pushed their biases far below zero, or they were initialised "
             "there; a dead unit has no gradient, so that it cannot come back."
         ),
@@ -91,6 +90,10 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
         ),
         evidence={"saturated_fraction": float(typical[worst[0]]), "threshold": run.thresholds.saturated_fraction},
     )
+
+
+def _dead_now(run: Run, dead: Mask) -> bool:
+    return len(dead) >= run.thresholds.dead_window and bool(dead[-LATEST:].all())
 
 
 def _last_row_with_parameters(run: Run) -> int:

@@ -1,0 +1,31 @@
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(VENV)/.installed  ## train one epoch on MNIST under GradScope, print the summary
+	$(BIN)/python examples/mnist.py --activation $(or $(ACTIVATION),relu)
+
+test: $(VENV)/.installed  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed  ## the tests that train for minutes or drive a browser
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed  ## ruff and mypy, tests included
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@

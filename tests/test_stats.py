@@ -1,0 +1,126 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradscope import stats
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 1024, 1025, 100_003, 1_200_000])
+@pytest.mark.parametrize("make", [torch.randn, lambda n: torch.full((n,), 0.1), lambda n: torch.randn(n) ** 5 * 1e-6])
+def test_l2_norm_is_exact_to_1e_6(size: int, make: object) -> None:
+    x = make(size)  # type: ignore[operator]
+    exact = math.sqrt(x.double().square().sum().item())
+    assert stats.l2_norms([x]).item() == pytest.approx(exact, rel=5e-7)
+
+
+def test_l2_norms_of_closed_forms_in_every_dtype_and_layout() -> None:
+    tensors = [
+        torch.tensor([3.0, 4.0]),
+        torch.full((4096, 4096), 100.0, dtype=torch.float16),  # the squares alone overflow half precision
+        torch.tensor([3 + 4j]),
+        torch.tensor([3.0, 4.0], dtype=torch.float64),
+        torch.sparse_coo_tensor(
+            torch.tensor([[1, 1, 5]]), torch.tensor([1.0, 2.0, 4.0]), (9,), check_invariants=True
+        ),  # 1 and 2 stand at the same place
+        torch.zeros(0),
+        torch.ones(3, 4, 5, 6).to(memory_format=torch.channels_last),
+        torch.ones(2000, 2).t()[:1],
+    ]
+    expected = [5, 409_600, 5, 5, 5, 0, math.sqrt(360), math.sqrt(2000)]
+    norms = stats.l2_norms(tensors)
+    assert norms.dtype == torch.float32
+    assert norms.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_l2_norms_keep_nan_and_infinity() -> None:
+    norms = stats.l2_norms([torch.tensor([1.0, math.nan]), torch.tensor([1.0, -math.inf]), torch.ones(1)])
+    assert torch.isnan(norms[0])
+    assert norms[1:].tolist() == [math.inf, 1]
+    big = torch.ones(5000)
+    big[4321] = math.nan
+    assert torch.isnan(stats.l2_norms([big])[0])
+
+
+def test_l2_norms_of_nothing() -> None:
+    assert stats.l2_norms([]).shape == (0,)
+
+
+def test_sample_spreads_and_repeats() -> None:
+    x = torch.arange(1_000_000.0)
+    sample = stats.sample(x)
+    assert 900 <= len(sample) <= 1100
+    assert sample[-1] > 990_000
+    assert len({int(v) % 2 for v in sample}) == 2, "an even stride would walk along columns"
+    assert torch.equal(sample, stats.sample(x))
+    assert sample.untyped_storage().data_ptr() == x.untyped_storage().data_ptr(), "a view"
+    assert torch.equal(stats.sample(torch.ones(3, 4)), torch.ones(12))
+    assert stats.sample(torch.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [(128, 32, 26, 26), (1, 3_000_000), (4, 1_000_003), (3_000_000,)])
+def test_subsample_is_small_and_unbiased(shape: tuple[int, ...]) -> None:
+    x = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+    part = stats.subsample(x)
+    assert stats.SUBSAMPLE / 2 <= part.numel() <= stats.SUBSAMPLE
+    assert part.mean().item() == pytest.approx(x.mean().item(), rel=0.06)
+
+
+def test_subsample_of_a_small_tensor_is_the_tensor() -> None:
+    x = torch.ones(5, 3)
+    assert stats.subsample(x) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_moments_equal_a_float64_oracle(dtype: torch.dtype) -> None:
+    x = (torch.randn(64, 33) * 2 + 1).to(dtype)
+    mean, variance = stats.mean_and_variance(x).tolist()
+    exact = x.double()
+    assert mean == pytest.approx(exact.mean().item(), rel=1e-5)
+    assert variance == pytest.approx(exact.var(correction=0).item(), rel=1e-5)
+
+
+def test_variance_survives_a_mean_far_from_zero() -> None:
+    x = (torch.randn(1000, 100, dtype=torch.float64) * 0.1 + 1000).float()
+    assert stats.mean_and_variance(x)[1].item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_statistics_of_nothing_are_nan() -> None:
+    empty = torch.zeros(0, 4)
+    assert stats.mean_and_variance(empty).isnan().all()
+    assert stats.zero_fraction(empty).isnan()
+    assert stats.saturated_fraction(empty, (0, 1)).isnan()
+    assert (stats.unit_peaks(empty, -1) == -math.inf).all()
+
+
+def test_zero_fraction_counts_exact_zeros() -> None:
+    assert stats.zero_fraction(torch.tensor([0.0, -0.0, 1e-30, -2.0, 3.0])).item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("function", "scale", "limits"), [(torch.sigmoid, 1.0, (0.0, 1.0)), (torch.tanh, 0.5, (-1.0, 1.0))]
+)
+def test_saturation_starts_at_the_same_input_for_sigmoid_and_tanh(
+    function: object, scale: float, limits: tuple[float, float]
+) -> None:
+    edge = math.log(99)  # σ(log 99) = 0.99
+    inputs = torch.tensor([-edge - 0.01, -edge + 0.01, 0.0, edge - 0.01, edge + 0.01]) * scale
+    outputs: Tensor = function(inputs)  # type: ignore[operator]
+    assert stats.saturated_fraction(outputs, limits).item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("shape", "unit"), [((5, 7), -1), ((5, 7, 3, 3), 1), ((5, 9, 7), -1), ((7,), -1)])
+def test_unit_peaks_equal_a_loop(shape: tuple[int, ...], unit: int) -> None:
+    x = torch.randn(shape)
+    loop = [x.select(unit, i).max().item() for i in range(7)]
+    assert stats.unit_peaks(x, unit).tolist() == loop
+
+
+def test_unit_peak_of_a_scalar() -> None:
+    assert stats.unit_peaks(torch.tensor(2.0), -1).tolist() == [2.0]
+
+
+def test_counts() -> None:
+    assert stats.counts([torch.tensor([True, False, True]), torch.zeros(5, dtype=torch.bool)]).tolist() == [2, 0]
+    assert stats.counts([]).shape == (0,)
