@@ -1,0 +1,289 @@
+"""Rules on runs written by hand: each disease, its sound neighbour, and what must not be mistaken for it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gradscope import Finding, Layer, Run, Severity, Thresholds, diagnose
+from tests.hand_written_runs import COLUMNS, empty_run, run_of, sound_run
+
+NONE = math.nan
+
+
+def mlp_run(grad_norm: npt.ArrayLike, depth: int = 5, **options: Any) -> Run:
+    """A run of `depth` linear layers: `grad_norm` is broadcast to [records, depth]."""
+    layers = [Layer(f"fc{i}", "Linear", "linear") for i in range(depth)]
+    metrics = {"grad_norm": grad_norm, **options.pop("metrics", {})}
+    columns = (*COLUMNS, replace(COLUMNS[0], name="no_gradient_fraction", unit="fraction"))
+    return run_of("mlp", layers, metrics, columns=columns, **options)
+
+
+def activation_run(kind: str, type_name: str, metrics: dict[str, npt.ArrayLike], records: int = 40) -> Run:
+    """A run of three activations of one kind, each after a linear layer, and a head."""
+    layers: list[Layer] = []
+    for i in range(3):
+        layers += [Layer(f"fc{i}", "Linear", "linear"), Layer(f"act{i}", type_name, kind)]
+    layers.append(Layer("head", "Linear", "linear"))
+    spread = {name: spread_over_activations(values, records) for name, values in metrics.items()}
+    return run_of("activations", layers, spread, records=records)
+
+
+def spread_over_activations(values: npt.ArrayLike, records: int) -> npt.NDArray[np.float32]:
+    matrix = np.full((records, 7), np.nan, dtype=np.float32)
+    matrix[:, 1::2] = np.broadcast_to(np.asarray(values, dtype=np.float32), (records, 3))
+    return matrix
+
+
+def codes(findings: Sequence[Finding]) -> list[str]:
+    return [finding.code for finding in findings]
+
+
+def only(run: Run) -> Finding:
+    (finding,) = diagnose(run)
+    return finding
+
+
+# ------------------------------------------------------------------ sound runs
+
+
+@pytest.mark.parametrize("run", [sound_run(), empty_run(), mlp_run(1.0), mlp_run([0.01, 0.03, 0.1, 0.3, 1.0])])
+def test_nothing_is_said_of_a_sound_run(run: Run) -> None:
+    assert diagnose(run) == ()
+
+
+@pytest.mark.parametrize("records", [0, 1, 2, 4])
+def test_a_few_records_are_too_few_to_judge(records: int) -> None:
+    assert diagnose(mlp_run([1e-9, 1e-7, 1e-5, 1e-3, 1], records=records)) == ()
+
+
+def test_a_run_of_nothing_but_nan_is_not_judged() -> None:
+    assert diagnose(mlp_run(NONE)) == ()
+
+
+# ------------------------------------------------------------------ gradients
+
+
+def test_vanishing_names_the_layers_below_a_thousandth_the_worst_first() -> None:
+    finding = only(mlp_run([1e-6, 1e-8, 1e-5, 0.01, 1.0]))
+    assert (finding.code, finding.severity) == ("vanishing_gradient", Severity.CRITICAL)
+    assert finding.layers == ("fc1", "fc0", "fc2")
+    assert finding.evidence["median_ratio"] == pytest.approx(1e-8, rel=1e-5)
+    assert (finding.first_step, finding.last_step) == (0, 390)
+    assert "fc1 gets 1.0e-08 of the gradient norm near the loss (median over 40 records), 3 layers" in finding.message
+
+
+def test_scaling_all_gradients_changes_nothing_small_is_not_vanishing() -> None:
+    converged = np.geomspace(1, 1e-9, 40)[:, None] * [0.2, 0.5, 0.3, 0.7, 1.0]
+    assert diagnose(mlp_run(converged)) == ()
+    sick = np.array([1e-6, 1e-5, 1e-4, 0.01, 1.0])
+    assert only(mlp_run(sick)).layers == only(mlp_run(sick * 1e-12)).layers == ("fc0", "fc1", "fc2")
+
+
+def test_a_blip_is_not_a_disease() -> None:
+    norms = np.ones((40, 5))
+    norms[:15, 0] = 1e-6
+    assert diagnose(mlp_run(norms)) == ()
+    norms[:25, 0] = 1e-6
+    finding = only(mlp_run(norms))
+    assert finding.layers == ("fc0",)
+    assert finding.last_step == 240
+
+
+def test_the_cure_is_named_after_the_activation() -> None:
+    run = mlp_run([1e-6, 1e-5, 1e-4, 0.01, 1.0])
+    sigmoid = replace(run, layers=(*run.layers[:4], Layer("head", "Linear", "linear")))
+    assert "Use torch.nn.init.kaiming_normal_" in only(sigmoid).hint
+    layers = (Layer("act", "Sigmoid", "saturating"), *run.layers)
+    metrics = {"grad_norm": np.column_stack([np.full(40, NONE), run.metric("grad_norm")])}
+    finding = only(run_of("sigmoids", layers, metrics))
+    assert "a stack of Sigmoid, whose slope is at most 0.25" in finding.message
+    assert finding.hint.startswith("Replace the activations by ReLU, GELU or SELU")
+
+
+def test_embeddings_and_norms_are_not_compared_over_depth() -> None:
+    run = mlp_run([1e-6, 1.0, 1.0, 1.0, 1.0])
+    for kind in ("embedding", "normalization"):
+        layers = (Layer("first", "Embedding", kind), *run.layers[1:])
+        assert diagnose(replace(run, layers=layers)) == ()
+
+
+def test_a_gradient_that_underflows_to_zero_has_vanished() -> None:
+    run = mlp_run([0.0, 0.0, 1e-30, 1e-12, 1.0], metrics={"no_gradient_fraction": [1, 1, 0, 0, 0]})
+    finding = only(run)
+    assert finding.code == "vanishing_gradient"
+    assert set(finding.layers) == {"fc0", "fc1", "fc2", "fc3"}
+
+
+def test_exploding_over_depth() -> None:
+    finding = only(mlp_run([1e6, 1e4, 100.0, 10.0, 1.0]))
+    assert (finding.code, finding.layers) == ("exploding_gradient", ("fc0", "fc1"))
+    assert "fc0 gets 1.0e+06 times the gradient norm near the loss" in finding.message
+
+
+def test_exploding_over_training() -> None:
+    total = np.full(40, 2.0)
+    total[30:] = 5000
+    norms = np.ones((40, 5))
+    norms[30:, 2] = 4900
+    finding = only(mlp_run(norms, globals={"total_norm": total}))
+    assert (finding.code, finding.layers[0]) == ("exploding_gradient", "fc2")
+    assert (finding.first_step, finding.last_step) == (300, 390)
+    assert "grew from 2 at the start to 5e+03 at step 300" in finding.message
+    assert "gradient_clip_val=20" in finding.hint
+    total[31:] = 2
+    assert diagnose(mlp_run(1.0, globals={"total_norm": total})) == (), "a single spike"
+
+
+@pytest.mark.parametrize("gradient", [NONE, 0.0], ids=["None", "zero"])
+def test_no_gradient(gradient: float) -> None:
+    finding = only(mlp_run([1.0, gradient, 1.0, 1.0, 1.0], metrics={"no_gradient_fraction": [0, 1, 0, 0, 0]}))
+    assert (finding.code, finding.severity, finding.layers) == ("no_gradient", Severity.WARNING, ("fc1",))
+    assert "fc1: trainable and in an optimizer, but never got a gradient in 40 records" in finding.message
+
+
+def test_a_head_that_is_idle_at_times_is_no_fault() -> None:
+    missing = np.zeros((40, 5))
+    missing[:, 4] = 1
+    missing[7, 4] = 0
+    assert diagnose(mlp_run([1, 1, 1, 1, NONE], metrics={"no_gradient_fraction": missing})) == ()
+
+
+def test_what_is_frozen_is_no_fault() -> None:
+    assert diagnose(mlp_run([NONE, NONE, 1, 1, 1], metrics={"no_gradient_fraction": [NONE, NONE, 0, 0, 0]})) == ()
+
+
+# ------------------------------------------------------------------ activations
+
+
+def test_dead_relu_names_the_layers_the_worst_first() -> None:
+    finding = only(activation_run("rectifier", "ReLU", {"dead_fraction": [0.5, 0.3, 0.8]}))
+    assert (finding.code, finding.severity) == ("dead_relu", Severity.WARNING)
+    assert finding.layers == ("act2", "act0")
+    assert "80% of the units of act2 fire for no sample any more, and those of 1 other layer" in finding.message
+    everything = only(activation_run("rectifier", "ReLU", {"dead_fraction": 1.0}))
+    assert everything.severity is Severity.CRITICAL
+
+
+def test_units_that_die_midway_are_found_and_those_that_come_back_are_not() -> None:
+    dead = np.zeros((40, 3))
+    dead[38:, 1] = 0.7
+    finding = only(activation_run("rectifier", "ReLU", {"dead_fraction": dead}))
+    assert finding.layers == ("act1",)
+    assert finding.first_step == 380
+    dead[:30, 1], dead[30:, 1] = 0.9, 0.05
+    assert diagnose(activation_run("rectifier", "ReLU", {"dead_fraction": dead})) == ()
+
+
+def test_sparse_is_not_dead() -> None:
+    assert diagnose(activation_run("rectifier", "ReLU", {"zero_fraction": 0.97, "dead_fraction": 0.3})) == ()
+
+
+def test_a_window_that_is_not_full_does_not_judge() -> None:
+    assert diagnose(activation_run("rectifier", "ReLU", {"dead_fraction": 0.9}, records=9)) == ()
+    assert codes(diagnose(activation_run("rectifier", "ReLU", {"dead_fraction": 0.9}, records=10))) == ["dead_relu"]
+
+
+def test_a_layer_in_front_of_a_dead_rectifier_is_not_blamed_for_its_gradient() -> None:
+    run = activation_run("rectifier", "ReLU", {"dead_fraction": [0.0, 1.0, 0.0]})
+    missing = np.full((40, 7), np.nan, dtype=np.float32)
+    missing[:, [0, 2]], missing[:, [4, 6]] = 1, 0
+    sick = replace(run, metrics={**run.metrics, "no_gradient_fraction": missing})
+    assert codes(diagnose(sick)) == ["dead_relu"]
+
+
+def test_saturated() -> None:
+    finding = only(activation_run("saturating", "Tanh", {"saturated_fraction": [0.2, 0.9, 0.6]}))
+    assert (finding.code, finding.layers) == ("saturated_activation", ("act1", "act2"))
+    assert "90% of the outputs of act1 (Tanh) sit within 1 % of a limit (median over 40 records)" in finding.message
+
+
+def test_a_sure_classifier_may_saturate_its_output() -> None:
+    run = activation_run("saturating", "Sigmoid", {"saturated_fraction": [0.0, 0.0, 0.99]})
+    assert codes(diagnose(run)) == ["saturated_activation"]
+    keep = slice(0, 6)  # without the head the last sigmoid is the output
+    output = replace(run, layers=run.layers[keep], metrics={k: v[:, keep] for k, v in run.metrics.items()})
+    assert diagnose(output) == ()
+
+
+# ------------------------------------------------------------------ SELU
+
+
+def test_selu_outside_from_the_start_is_a_warning_led_by_the_first_in_depth() -> None:
+    finding = only(activation_run("self_normalizing", "SELU", {"act_mean": 0.02, "act_var": [1.0, 1.7, 9.0]}))
+    assert (finding.code, finding.severity) == ("selu_drift", Severity.WARNING)
+    assert finding.layers == ("act1", "act2")
+    assert "act1 has mean 0.02 and variance 1.70 at step 0, outside the stated bounds" in finding.message
+    assert "(mean in [-0.1, 0.1], variance in [0.8, 1.5])" in finding.message
+    assert "kaiming_normal_(weight, nonlinearity='linear')" in finding.hint
+
+
+def test_selu_that_leaves_later_is_information() -> None:
+    mean = np.full((40, 3), 0.05)
+    mean[5:] = 0.3
+    finding = only(activation_run("self_normalizing", "SELU", {"act_mean": mean, "act_var": 1.0}))
+    assert finding.severity is Severity.INFO
+    assert finding.layers == ("act0", "act1", "act2")
+
+
+def test_selu_on_the_bounds_is_inside() -> None:
+    for mean, variance in ((0.1, 0.8), (-0.1, 1.5)):
+        metrics: dict[str, npt.ArrayLike] = {"act_mean": mean, "act_var": variance}
+        assert diagnose(activation_run("self_normalizing", "SELU", metrics)) == ()
+
+
+@pytest.mark.parametrize("kind", ["smooth", "rectifier", "saturating"])
+def test_only_selu_promises_to_keep_its_moments(kind: str) -> None:
+    assert diagnose(activation_run(kind, "Other", {"act_mean": 3.0, "act_var": 20.0})) == ()
+
+
+# ------------------------------------------------------------------ numbers that are none
+
+
+@pytest.mark.parametrize(
+    ("flag", "order", "where"),
+    [(1, ("fc3", "fc2"), "backward pass"), (4, ("fc2", "fc3"), "forward pass"), (2, ("fc2", "fc3"), "earlier step")],
+)
+def test_non_finite_says_where_it_was_seen_first(flag: int, order: tuple[str, ...], where: str) -> None:
+    flags = np.zeros((40, 5))
+    flags[20, 2:4] = flag
+    flags[21:, :] = 7
+    finding = only(mlp_run(1.0, metrics={"nonfinite": flags}))
+    assert (finding.code, finding.severity, finding.layers) == ("non_finite", Severity.CRITICAL, order)
+    assert finding.first_step == 200
+    assert where in finding.message
+
+
+def test_a_loss_that_is_nan_alone() -> None:
+    finding = only(mlp_run(1.0, globals={"nonfinite_loss": np.arange(40) == 39}))
+    assert (finding.code, finding.layers, finding.first_step) == ("non_finite", (), 390)
+
+
+def test_a_step_that_the_scaler_skipped_is_no_fault() -> None:
+    flags = np.zeros((40, 5))
+    flags[20] = 1
+    skipped = (np.arange(40) == 20).astype(float)
+    assert diagnose(mlp_run(1.0, metrics={"nonfinite": flags}, globals={"skipped": skipped})) == ()
+
+
+# ------------------------------------------------------------------ the frame
+
+
+def test_findings_come_by_severity() -> None:
+    run = activation_run("rectifier", "ReLU", {"dead_fraction": 0.6})
+    norms = np.full((40, 7), np.nan, dtype=np.float32)
+    norms[:, ::2] = [1e-7, 1e-5, 0.1, 1.0]
+    sick = replace(run, metrics={**run.metrics, "grad_norm": norms})
+    assert codes(diagnose(sick)) == ["vanishing_gradient", "dead_relu"]
+    assert [f.severity for f in diagnose(sick)] == sorted((f.severity for f in diagnose(sick)), reverse=True)
+
+
+def test_thresholds_are_those_of_the_run_or_those_given() -> None:
+    run = activation_run("rectifier", "ReLU", {"dead_fraction": 0.6})
+    assert diagnose(run, Thresholds(dead_fraction=0.7)) == ()
+    assert diagnose(replace(run, thresholds=Thresholds(dead_fraction=0.7))) == ()
+    assert diagnose(replace(run, thresholds=Thresholds(dead_fraction=0.7)), Thresholds()) != ()
