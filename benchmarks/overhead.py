@@ -23,6 +23,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from gradscope import GradScope
 
@@ -68,6 +69,19 @@ CASES = (
 )
 
 
+class _Repeat(Dataset[tuple[Tensor, Tensor]]):
+    """The same batch again and again: loading must not disturb the measurement."""
+
+    def __init__(self, batch: tuple[Tensor, Tensor]) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return 50
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.batch
+
+
 class Training(pl.LightningModule):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -103,7 +117,7 @@ def differences(case: Case, steps: int, log: bool) -> tuple[float, float]:
         )  # fmt: skip
         batch = case.inputs()
         labels = torch.randint(0, 10, (len(batch),))
-        trainer.fit(Training(case.build()), [(batch, labels)] * 50)
+        trainer.fit(Training(case.build()), DataLoader(_Repeat((batch, labels)), batch_size=None))
     lasted = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
     recorded = set(scope.run.steps.tolist())
     inner = range(WARM_UP, len(lasted) - 1)

@@ -42,9 +42,10 @@ class Thresholds:
     selu_variance: tuple[float, float] = (0.8, 1.5)
     """Bounds on the variance of a SELU's output (Klambauer et al. 2017, theorem 1)."""
 
-    selu_initial_steps: int = 10
-    """Steps at the start of training in which a SELU outside its bounds is a fault, in steps. A net with
-    LeCun-normal weights starts inside and may leave within about 50 steps of Adam while it learns well."""
+    selu_initial_steps: int = 1
+    """Steps at the start of training in which SELUs outside their bounds are a fault, in steps. A net with
+    LeCun-normal weights starts at the fixed point, and the first step of Adam may already move it away while it
+    learns well: only what comes before the first update tells of the initialisation."""
 
     persistence: float = 0.5
     """Share of the records in which a condition must hold before it is called a disease: a blip is not one."""

@@ -6,31 +6,38 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.activations import SELF_NORMALIZING
-from gradscope.records import Finding, Run, Severity
+from gradscope.records import Finding, Floats, Run, Severity
 from gradscope.rules.persistence import Mask, counted, names, persistent, span
+
+
+WELL_OUTSIDE = 2
+"""How many times as far from mean 0 and variance 1 as the stated bounds (in log variance) a layer has to start to be
+ill. One batch through one draw of correct weights may stray over the bounds themselves: of 200 LeCun-normal CNNs with
+nine inputs to a unit of the first layer a third had a layer just outside, and none had most of them well outside."""
 
 
 def selu_drift(run: Run) -> Iterator[Finding]:
     """Find SELU layers whose outputs leave the stated bounds.
 
     The bounds are on the mean and on the variance of the outputs (Klambauer et al. 2017, theorem 1:
-    `Thresholds.selu_mean`, `Thresholds.selu_variance`). A layer outside at most of the first
-    `Thresholds.selu_initial_steps` steps, and at most of all later ones, never had the conditions that the theorem
-    asks for: a warning. A layer that starts inside and leaves later is information alone, for a correctly
-    initialised net does so within some fifty steps of Adam while it learns well.
+    `Thresholds.selu_mean`, `Thresholds.selu_variance`); named are the layers outside in at least half of the
+    records. By the theorem a net of correct weights pulls them inside layer by layer, so that one which does not
+    meet its conditions shows most of its SELU layers well outside before the first update: a warning. A net that
+    starts inside and leaves later is information alone: many do so within a few steps of Adam and learn well.
     """
     mean, variance = run.metric("act_mean"), run.metric("act_var")
     measured = ~np.isnan(mean)
     measured[:, [layer.kind != SELF_NORMALIZING for layer in run.layers]] = False
-    outside = measured & (_outside(mean, run.thresholds.selu_mean) | _outside(variance, run.thresholds.selu_variance))
-    early = measured & (run.steps < run.thresholds.selu_initial_steps)[:, None]
-    drifted = persistent(run, outside, measured)
-    from_the_start = drifted & _mostly(outside, early)
-    later = drifted & ~from_the_start
-    if from_the_start.any():
-        yield _finding(run, outside, np.flatnonzero(from_the_start), Severity.WARNING)
-    elif later.any():
-        yield _finding(run, outside, np.flatnonzero(later), Severity.INFO)
+    outside = measured & _outside(run, mean, variance, 1)
+    layers = np.flatnonzero(persistent(run, outside, measured))
+    if not len(layers):
+        return
+    initial = measured & (run.steps < run.thresholds.selu_initial_steps)[:, None]
+    ill = initial & _outside(run, mean, variance, WELL_OUTSIDE)
+    if 2 * ill.sum() >= initial.sum() > 0:
+        yield _finding(run, outside, layers, Severity.WARNING)
+    else:
+        yield _finding(run, outside, layers, Severity.INFO)
 
 
 def _finding(run: Run, outside: Mask, layers: npt.NDArray[np.int64], severity: Severity) -> Finding:
@@ -46,7 +53,7 @@ def _finding(run: Run, outside: Mask, layers: npt.NDArray[np.int64], severity: S
     )
     others = f", the first of {counted(len(layers), 'SELU layer')} outside" if len(layers) > 1 else ""
     if severity is Severity.INFO:
-        message = f"{shared}{others}. It started inside and left while training, which SELU nets do that learn well."
+        message = f"{shared}{others}. It started near them and left while training, which SELU nets do that learn well."
         hint = (
             "Nothing to change while the loss goes down; else a lower learning rate keeps the weights in their range."
         )
@@ -63,11 +70,8 @@ def _finding(run: Run, outside: Mask, layers: npt.NDArray[np.int64], severity: S
     return Finding("selu_drift", severity, names(run, layers), first_step, last_step, message, hint, evidence)
 
 
-def _outside(values: npt.NDArray[np.float32], bounds: tuple[float, float]) -> Mask:
-    return (values < bounds[0]) | (values > bounds[1])
-
-
-def _mostly(condition: Mask, measured: Mask) -> Mask:
-    """In most of the records where it was `measured`; False where it never was: bool[L]."""
-    mostly: Mask = (condition & measured).sum(axis=0) * 2 > measured.sum(axis=0)
-    return mostly
+def _outside(run: Run, mean: Floats, variance: Floats, times: float) -> Mask:
+    """Further from the fixed point than `times` the stated bounds: bool[S, L], False where not measured."""
+    low, high = (times * bound for bound in run.thresholds.selu_mean)
+    least, greatest = (bound**times for bound in run.thresholds.selu_variance)
+    return (mean < low) | (mean > high) | (variance < least) | (variance > greatest)

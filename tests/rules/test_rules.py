@@ -214,20 +214,26 @@ def test_a_sure_classifier_may_saturate_its_output() -> None:
 
 
 def test_selu_outside_from_the_start_is_a_warning_led_by_the_first_in_depth() -> None:
-    finding = only(activation_run("self_normalizing", "SELU", {"act_mean": 0.02, "act_var": [1.0, 1.7, 9.0]}))
+    finding = only(activation_run("self_normalizing", "SELU", {"act_mean": 0.02, "act_var": [1.0, 2.4, 9.0]}))
     assert (finding.code, finding.severity) == ("selu_drift", Severity.WARNING)
     assert finding.layers == ("act1", "act2")
-    assert "act1 has mean 0.02 and variance 1.70 at step 0, outside the stated bounds" in finding.message
+    assert "act1 has mean 0.02 and variance 2.40 at step 0, outside the stated bounds" in finding.message
     assert "(mean in [-0.1, 0.1], variance in [0.8, 1.5])" in finding.message
     assert "kaiming_normal_(weight, nonlinearity='linear')" in finding.hint
 
 
 def test_selu_that_leaves_later_is_information() -> None:
     mean = np.full((40, 3), 0.05)
-    mean[5:] = 0.3
+    mean[1:] = 0.3
     finding = only(activation_run("self_normalizing", "SELU", {"act_mean": mean, "act_var": 1.0}))
     assert finding.severity is Severity.INFO
     assert finding.layers == ("act0", "act1", "act2")
+
+
+def test_one_selu_that_starts_just_outside_is_the_draw_of_the_weights() -> None:
+    finding = only(activation_run("self_normalizing", "SELU", {"act_mean": 0.02, "act_var": [0.6, 1.0, 1.6]}))
+    assert finding.severity is Severity.INFO
+    assert finding.layers == ("act0", "act2")
 
 
 def test_selu_on_the_bounds_is_inside() -> None:

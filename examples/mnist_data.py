@@ -1,0 +1,210 @@
+"""MNIST as tensors on the training device; scikit-learn's digits where MNIST cannot be had."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from http.client import HTTPException
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision.datasets import MNIST
+
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
+"""Mean and standard deviation of MNIST's training pixels, scaled to [0, 1]."""
+
+VALIDATION_SIZE = 5_000
+DIGITS_HELD_OUT = 200
+DOWNLOAD_TIMEOUT = 10.0
+"""Seconds without an answer after which a mirror is given up."""
+
+
+class Examples(NamedTuple):
+    """Images float32[N, 1, 28, 28], standardised, and their labels int64[N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Examples":
+        """Return the examples on `device`, uncopied where they lie there already."""
+        return Examples(self.images.to(device), self.labels.to(device))
+
+
+class Dataset(NamedTuple):
+    """Examples to train on, to validate on and to test on, under the name that a person reads."""
+
+    name: str
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+class TensorBatches:
+    """Batches of examples that already lie on the training device: no worker, no copy from the host.
+
+    Each iteration gives every example once; the last batch holds what is left over and may be smaller. With
+    `shuffle` each iteration has a new order, drawn from a generator of its own: the same `seed` gives the same
+    sequence of orders on every device, and torch's global random state is neither read nor changed. No examples
+    give no batches.
+
+    Raises:
+        ValueError: `batch_size` is less than 1.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> None:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size!r}")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.examples.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.examples
+        order = self._order().to(labels.device)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            yield images[batch], labels[batch]
+
+    def _order(self) -> Tensor:
+        count = len(self.examples.labels)
+        return torch.randperm(count, generator=self._generator) if self.shuffle else torch.arange(count)
+
+
+class MNISTDataModule(pl.LightningDataModule):
+    """MNIST, held as one tensor for each split on the trainer's device (on the CPU without a trainer).
+
+    The first 55,000 of the 60,000 training images are trained on, in the order of the file, the last 5,000 are for
+    validation, and the 10,000 of the test set for the test. `data_dir` is the folder that holds `MNIST/raw`: the
+    argument, else the environment variable GRADSCOPE_DATA, else `data`. What is not there is downloaded; where
+    that fails too, one line says so and scikit-learn's digits take MNIST's place (see `load_sklearn_digits`).
+
+    Raises:
+        ValueError: `batch_size` is less than 1 (when the batches are asked for).
+    """
+
+    def __init__(self, data_dir: str | Path | None = None, batch_size: int = 128, seed: int = 0) -> None:
+        super().__init__()
+        self.data_dir = resolve_data_dir(data_dir)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._dataset: Dataset | None = None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The examples on the CPU, read when first asked for."""
+        if self._dataset is None:
+            self._dataset = load_dataset(self.data_dir)
+        return self._dataset
+
+    def prepare_data(self) -> None:
+        """Download MNIST where it is missing and can be had."""
+        if self._dataset is None:
+            download_mnist(self.data_dir)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the examples, whatever the stage."""
+        _ = self.dataset
+
+    def train_dataloader(self) -> TensorBatches:
+        """Return the batches to train on, in a new order each epoch."""
+        return TensorBatches(self._on_device(self.dataset.train), self.batch_size, shuffle=True, seed=self.seed)
+
+    def val_dataloader(self) -> TensorBatches:
+        """Return the batches to validate on, in the order of the file."""
+        return TensorBatches(self._on_device(self.dataset.validation), self.batch_size)
+
+    def test_dataloader(self) -> TensorBatches:
+        """Return the batches to test on, in the order of the file."""
+        return TensorBatches(self._on_device(self.dataset.test), self.batch_size)
+
+    def _on_device(self, examples: Examples) -> Examples:
+        return examples if self.trainer is None else examples.to(self.trainer.strategy.root_device)
+
+
+def resolve_data_dir(data_dir: str | Path | None = None) -> Path:
+    """Return `data_dir`, else what GRADSCOPE_DATA names, else `data` in the working directory."""
+    return Path(data_dir or os.environ.get("GRADSCOPE_DATA") or "data")
+
+
+def download_mnist(data_dir: Path) -> bool:
+    """Make sure that MNIST lies in `data_dir`, downloading what is missing; return whether it does."""
+    try:
+        with _silent(), _socket_timeout(DOWNLOAD_TIMEOUT):
+            MNIST(str(data_dir), download=True)
+    except (RuntimeError, OSError, HTTPException):
+        return False
+    return True
+
+
+def load_dataset(data_dir: Path) -> Dataset:
+    """Read MNIST from `data_dir`; where it is not there, print one line and return scikit-learn's digits."""
+    try:
+        return load_mnist(data_dir)
+    except RuntimeError:
+        digits = load_sklearn_digits()
+        print(f"MNIST is not in {data_dir} and could not be downloaded: using {digits.name} instead.")
+        return digits
+
+
+def load_mnist(data_dir: Path) -> Dataset:
+    """Read MNIST from `data_dir`, 55,000 + 5,000 + 10,000 examples, without downloading.
+
+    Raises:
+        RuntimeError: the files are not there.
+    """
+    train, test = (_standardised(MNIST(str(data_dir), train=train)) for train in (True, False))
+    return Dataset(
+        "MNIST",
+        Examples(train.images[:-VALIDATION_SIZE], train.labels[:-VALIDATION_SIZE]),
+        Examples(train.images[-VALIDATION_SIZE:], train.labels[-VALIDATION_SIZE:]),
+        test,
+    )
+
+
+def load_sklearn_digits() -> Dataset:
+    """Return scikit-learn's 1,797 handwritten digits as 1,397 + 200 + 200 examples of MNIST's shape.
+
+    The 8×8 images are enlarged bilinearly to 28×28 and standardised with the mean and standard deviation of the
+    training examples. The order is a fixed shuffle, since the original one goes from writer to writer.
+    """
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+    images = torch.from_numpy(digits.images).float()[order].unsqueeze(1)
+    images = F.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
+    labels = torch.from_numpy(digits.target).long()[order]
+    sizes = [len(labels) - 2 * DIGITS_HELD_OUT, DIGITS_HELD_OUT, DIGITS_HELD_OUT]
+    std, mean = torch.std_mean(images[: sizes[0]])
+    train, validation, test = map(Examples, torch.split((images - mean) / std, sizes), torch.split(labels, sizes))
+    return Dataset("scikit-learn's 1,797 digits", train, validation, test)
+
+
+def _standardised(mnist: MNIST) -> Examples:
+    images = mnist.data.unsqueeze(1).float().div_(255).sub_(MNIST_MEAN).div_(MNIST_STD)
+    return Examples(images, mnist.targets.long())
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    # torchvision passes no timeout of its own: behind a firewall that drops packets it would wait for ever.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
