@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from gradscope.activations import ACTIVATION_KINDS, classify
+from gradscope.activations import Activation, classify
 from gradscope.records import Layer
 
 CALL_LIMIT = 8
@@ -60,23 +60,28 @@ class LayerTable:
         """Names of all layers of the model, watched or not."""
         self.modules: list[nn.Module] = []
         """The modules that stand behind the rows."""
+        self.activations: dict[int, Activation] = {}
+        """What the activation in a row is."""
         self._row_of_parameter: dict[int, int] = {}
         self._rows_of_module: dict[nn.Module, list[int]] = {}
         self._calls: dict[nn.Module, int] = {}
         self._executed: dict[int, int] = {}
-        self._last: tuple[Layer, ...] = ()
-        for name, module, layer in _layers(model):
+        self._order = np.empty(0, dtype=np.int64)
+        self._ordered: tuple[Layer, ...] = ()
+        self._settled = (0, 0)
+        for name, module, activation in _candidates(model):
             self.candidates.append(name)
-            self._add(module, layer if watch(name) else None)
+            row = self._add(name, module, activation) if watch(name) else -1
+            for parameter in module.parameters(recurse=False):
+                self._row_of_parameter.setdefault(id(parameter), row)
 
-    def _add(self, module: nn.Module, layer: Layer | None) -> None:
-        row = -1
-        if layer is not None:
-            row = self._new_row(layer)
-            self.modules.append(module)
-            self._rows_of_module[module] = [row]
-        for parameter in module.parameters(recurse=False):
-            self._row_of_parameter.setdefault(id(parameter), row)
+    def _add(self, name: str, module: nn.Module, activation: Activation | None) -> int:
+        row = self._new_row(Layer(name, type(module).__name__, activation.kind if activation else _kind(module)))
+        self.modules.append(module)
+        self._rows_of_module[module] = [row]
+        if activation is not None:
+            self.activations[row] = activation
+        return row
 
     def _new_row(self, layer: Layer) -> int:
         self.rows.append(layer)
@@ -93,12 +98,13 @@ class LayerTable:
     def row_of_call(self, module: nn.Module) -> int:
         """Note that `module`, one of `modules`, ran, and return the row of this call."""
         rows = self._rows_of_module[module]
-        first = self.rows[rows[0]]
         call = 0
-        if first.kind in ACTIVATION_KINDS:
+        if rows[0] in self.activations:
             call = self._calls[module] = min(self._calls.get(module, -1) + 1, CALL_LIMIT - 1)
-        if call == len(rows):
-            rows.append(self._new_row(Layer(f"{first.name}#{call + 1}", first.type, first.kind)))
+            if call == len(rows):
+                first = self.rows[rows[0]]
+                rows.append(self._new_row(Layer(f"{first.name}#{call + 1}", first.type, first.kind)))
+                self.activations[rows[call]] = self.activations[rows[0]]
         self._executed.setdefault(rows[call], len(self._executed))
         return rows[call]
 
@@ -106,33 +112,29 @@ class LayerTable:
         """Return the rows whose module was never called."""
         return [row for row in range(len(self.rows)) if row not in self._executed]
 
-    def order(self) -> npt.NDArray[np.int64]:
-        """Return the rows in order of first execution: int64[rows].
+    def order(self) -> tuple[npt.NDArray[np.int64], tuple[Layer, ...]]:
+        """Return the rows in order of first execution, int64[rows], and their layers.
 
         A row that never ran follows the one before it in the model, as a layer whose weights another module uses.
+        The same objects again as long as nothing new ran: readers of records know layers by identity.
         """
-        keys, anchor = [], -1
-        for row in range(len(self.rows)):
-            anchor = self._executed.get(row, anchor)
-            keys.append((anchor, row not in self._executed, row))
-        return np.array([row for *_, row in sorted(keys)], dtype=np.int64)
-
-    def ordered(self, order: npt.NDArray[np.int64]) -> tuple[Layer, ...]:
-        """Return the layers in `order`: the same tuple again as long as it is equal, which readers of records use."""
-        layers = tuple(self.rows[row] for row in order)
-        if layers != self._last:
-            self._last = layers
-        return self._last
+        if self._settled != (len(self.rows), len(self._executed)):
+            keys, anchor = [], -1
+            for row in range(len(self.rows)):
+                anchor = self._executed.get(row, anchor)
+                keys.append((anchor, row not in self._executed, row))
+            self._order = np.array([row for *_, row in sorted(keys)], dtype=np.int64)
+            self._ordered = tuple(self.rows[row] for row in self._order)
+            self._settled = len(self.rows), len(self._executed)
+        return self._order, self._ordered
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Layer]]:
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Activation | None]]:
     for path, module in model.named_modules():
         activation = classify(c.__name__ for c in type(module).__mro__)
-        owns = next(module.parameters(recurse=False), None) is not None
-        if activation is None and not owns:
-            continue
-        name = ".".join(part for part in path.split(".") if part not in _WRAPPERS) or "(root)"
-        yield name, module, Layer(name, type(module).__name__, activation.kind if activation else _kind(module))
+        if activation is not None or next(module.parameters(recurse=False), None) is not None:
+            name = ".".join(part for part in path.split(".") if part not in _WRAPPERS) or "(root)"
+            yield name, module, activation
 
 
 def _kind(module: nn.Module) -> str:

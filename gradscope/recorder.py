@@ -7,16 +7,17 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.activations import ACTIVATION_KINDS
+from gradscope.activations import Activation
 from gradscope.layers import LayerTable
 from gradscope.probes import PROBES, Probe
 from gradscope.probes.probe import Measured, OwnedParameter, Pending
-from gradscope.records import LOSS, NONFINITE_LOSS, Coverage, Floats, Metric, Record
+from gradscope.records import LOSS, NONFINITE_LOSS, Coverage, Floats, Layer, Metric, Record
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
 
@@ -47,6 +48,7 @@ class Recorder:
         self._losses: list[Tensor] = []
         self._producer: nn.Module | None = None
         self._in_flight: list[_InFlight] = []
+        self._off: set[tuple[str, int]] = set()
 
     def begin(self, optimizers: Sequence[Optimizer]) -> None:
         """Attach to the model and to `optimizers`, and listen to the first micro-batch."""
@@ -86,7 +88,7 @@ class Recorder:
         parts = [*pending, ("loss", Pending(loss, _loss))]
         with self._shielded("transfer"):
             transfer = Transfer([t for _, part in parts for t in part.tensors])
-            self._in_flight.append(_InFlight(step, time.time(), len(self.table.rows), parts, transfer))
+            self._in_flight.append(_InFlight(step, time.time(), *self.table.order(), parts, transfer))
 
     def poll(self, wait: bool = False) -> Record | None:
         """Return the oldest record that has not been returned yet: None where none has arrived.
@@ -109,7 +111,7 @@ class Recorder:
         never = {
             self.table.rows[row].name: "an activation that never ran as a module in a recorded step"
             for row in self.table.never_ran()
-            if self.table.rows[row].kind in ACTIVATION_KINDS
+            if row in self.table.activations
         }
         return Coverage({**never, **self.failures})
 
@@ -119,16 +121,22 @@ class Recorder:
         """See `output` of `module`, one of the table's: called by the forward hook while listening."""
         start = time.perf_counter()
         row = self.table.row_of_call(module)
-        layer = self.table.rows[row]
-        if layer.kind in ACTIVATION_KINDS:
-            for name, probe in self._probes.items():
-                slot = f"{name} at {layer.name}"
-                if slot not in self.failures:
-                    with self._shielded(slot):
-                        probe.observe(row, module, _tensor(output), self._producer)
-        else:
+        activation = self.table.activations.get(row)
+        if activation is None:
             self._producer = module
+        else:
+            self._observe(row, activation, output)
         self.seconds += time.perf_counter() - start
+
+    def _observe(self, row: int, activation: Activation, output: object) -> None:
+        for name, probe in self._probes.items():
+            if name in self.failures or (name, row) in self._off:
+                continue
+            try:
+                probe.observe(row, activation, _tensor(output), self._producer)
+            except Exception as error:
+                self._off.add((name, row))
+                self._failed(f"{name} at {self.table.rows[row].name}", error)
 
     def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
         start = time.perf_counter()
@@ -154,7 +162,10 @@ class Recorder:
         try:
             yield
         except Exception as error:  # whatever fails in here must not end the training
-            self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
+            self._failed(slot, error)
+
+    def _failed(self, slot: str, error: Exception) -> None:
+        self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
 
     def _record(self, flight: "_InFlight") -> Record:
         measured = []
@@ -164,23 +175,22 @@ class Recorder:
             with self._shielded(name):
                 measured.append(part.resolve(rest[:size]))
             rest = rest[size:]
-        order = self.table.order()
-        order = order[order < flight.layers]
         return Record(
             step=flight.step,
             wall_time=flight.wall_time,
-            layers=self.table.ordered(order),
-            metrics=_merged(measured, order),
+            layers=flight.layers,
+            metrics=_merged(measured, flight.order),
             globals={name: value for m in measured for name, value in m.globals.items()},
         )
 
 
 class _InFlight(NamedTuple):
-    """A step whose numbers are under way: `layers` is the number of rows that it had."""
+    """A step whose numbers are under way: `order` and `layers` are the rows and their layers as they stand in it."""
 
     step: int
     wall_time: float
-    layers: int
+    order: npt.NDArray[np.int64]
+    layers: tuple[Layer, ...]
     parts: list[tuple[str, Pending]]
     transfer: Transfer
 
@@ -205,7 +215,7 @@ class _ForwardHook:
 def _tensor(output: object) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(f"`output` of an activation must be a tensor, got {type(output).__name__}")
-    return output
+    return output.detach()
 
 
 def _loss(copy: Floats) -> Measured:
@@ -216,7 +226,7 @@ def _columns(probes: Sequence[Probe]) -> tuple[Metric, ...]:
     return tuple({metric.name: metric for probe in probes for metric in probe.metrics}.values())
 
 
-def _merged(measured: Sequence[Measured], order: Any) -> dict[str, Floats]:
+def _merged(measured: Sequence[Measured], order: npt.NDArray[np.int64]) -> dict[str, Floats]:
     """All metrics in `order` of rows; where two probes measure the same one, their values are added up."""
     metrics: dict[str, Floats] = {}
     for part in measured:

@@ -1,10 +1,9 @@
 """Statistics of tensors: pure functions, tensor in, tensor out, nothing leaves the device.
 
 All of them take tensors of any real floating dtype unless said otherwise, and return float32 on the tensor's
-device. None keeps a reference to its input, draws a random number or synchronises with the device.
+device. None keeps its input, draws a random number, synchronises with the device or leaves a trace in autograd.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +18,7 @@ SUBSAMPLE = 2**18
 standard deviation, and the temporaries stay in the cache."""
 
 
+@torch.no_grad()
 def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the L2 norm of each of `tensors`: float32[len(tensors)], relative error below 1e-6.
 
@@ -28,28 +28,21 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     """
     if not tensors:
         return torch.zeros(0)
-    norms: list[Tensor] = [tensors[0]] * len(tensors)
-    groups: defaultdict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
-    compact = [_compact(t.detach()) for t in tensors]
-    for i, t in enumerate(compact):
-        groups[t.device, t.dtype].append(i)
-    for (_, dtype), indices in groups.items():
-        # Half precision would overflow at 65,504; complex and float64 refuse a narrower dtype.
-        accumulate = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
-        for i, norm in zip(indices, torch._foreach_norm([compact[i] for i in indices], 2, accumulate), strict=True):
-            norms[i] = norm
-    return torch.stack([n.to(tensors[0].device, torch.float32) for n in norms])
+    norms = list(torch._foreach_norm([_compact(t) for t in tensors], 2))
+    if len({n.device for n in norms}) > 1:
+        norms = [n.to(tensors[0].device) for n in norms]
+    return torch.stack(norms).float()
 
 
+@torch.no_grad()
 def sample(tensor: Tensor, size: int = 1024) -> Tensor:
     """Return about `size` elements of `tensor`, evenly spread: a view where the tensor is contiguous.
 
-    The whole tensor, flattened, where it has at most `size` elements. The stride is odd, so that it does not walk
-    along one column of a matrix whose width is a power of two. The same elements each time.
+    The tensor itself where it has at most `size` elements or little more. The stride is odd, so that it does not
+    walk along one column of a matrix whose width is a power of two. The same elements each time.
     """
-    flat = tensor.detach().reshape(-1)
-    stride = flat.numel() // size
-    return flat if stride <= 1 else flat[:: stride | 1]
+    stride = tensor.numel() // size
+    return tensor if stride <= 1 else tensor.reshape(-1)[:: stride | 1]
 
 
 def subsample(x: Tensor, limit: int = SUBSAMPLE) -> Tensor:
@@ -62,21 +55,20 @@ def subsample(x: Tensor, limit: int = SUBSAMPLE) -> Tensor:
     return x.reshape(-1)[:: step | 1]
 
 
-def mean_and_variance(x: Tensor) -> Tensor:
-    """Return mean and population variance of the elements of `x`: float32[2], NaN where `x` is empty.
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and population variance of the elements of `x`: float32[] or float64[] each, NaN where `x` is empty.
 
     Two passes in float32 (float64 stays): one pass over squares loses everything for a mean far from zero.
     """
-    x = x.detach()
     x = x if x.dtype == torch.float64 else x.float()
     mean = x.mean()
-    return torch.stack((mean, (x - mean).square_().mean())).float()
+    return mean, (x - mean).square_().mean()
 
 
-def zero_fraction(x: Tensor) -> Tensor:
-    """Return the share of elements of `x` that are exactly zero: float32[], NaN where `x` is empty."""
-    # The mean of |sign| is ten times as fast on the CPU as a comparison and a count.
-    return 1 - x.detach().float().sign().abs_().mean()
+def positive_fraction(x: Tensor) -> Tensor:
+    """Return the share of elements above zero of an `x` that has none below: float32[], NaN where `x` is empty."""
+    # On the CPU the mean of the sign is ten times as fast as a comparison and a count.
+    return x.sign().mean(dtype=torch.float32)
 
 
 def saturated_fraction(x: Tensor, limits: tuple[float, float], margin: float = 0.01) -> Tensor:
@@ -86,7 +78,7 @@ def saturated_fraction(x: Tensor, limits: tuple[float, float], margin: float = 0
     of it saturate at the same x: at 1 % their slope is 4 % of the steepest.
     """
     low, high = limits
-    distance_from_centre = (x.detach().float() - (low + high) / 2).abs_()
+    distance_from_centre = (x.float() - (low + high) / 2).abs_()
     return (distance_from_centre >= (0.5 - margin) * (high - low)).float().mean()
 
 
@@ -94,37 +86,30 @@ def unit_peaks(x: Tensor, unit_dimension: int) -> Tensor:
     """Return the largest value of each unit over all other dimensions of `x`: x.dtype[units].
 
     A unit that fires for no element of the batch has a peak of at most 0; NaN survives. For a tensor without
-    dimensions the one element is the unit. An empty batch gives −inf: nothing fired.
+    dimensions the one element is the unit. An empty batch gives −inf: nothing fired. Never a view of `x`.
     """
-    x = x.detach()
-    if x.dim() == 0:
-        return x.reshape(1)
-    others = [d for d in range(x.dim()) if d != unit_dimension % x.dim()]
+    if x.dim() <= 1:
+        return x.reshape(-1).clone()
     if x.numel() == 0:
         return torch.full((x.shape[unit_dimension],), -torch.inf, dtype=x.dtype, device=x.device)
-    return x.amax(others) if others else x
-
-
-def counts(masks: Sequence[Tensor]) -> Tensor:
-    """Return the number of true elements of each of `masks` (bool, one device): float32[len(masks)], exact to 2^24."""
-    if not masks:
-        return torch.zeros(0)
-    return torch.stack(list(torch._foreach_norm([m.float() for m in masks], 1)))
+    return x.amax([d for d in range(x.dim()) if d != unit_dimension % x.dim()])
 
 
 def _compact(t: Tensor) -> Tensor:
-    """A tensor of at most a few ROWs with the same norm as `t`."""
+    """A tensor of at most a few ROWs with the same norm as `t`, in a dtype whose squares do not overflow at once."""
     if t.is_sparse:
         t = t.coalesce().values()
-    if t.device.type != "cpu":
-        return t  # accelerators reduce in a tree, which is exact enough
-    while t.numel() > 4 * ROW:
-        flat = _flat(t)
-        whole = flat.numel() // ROW * ROW
-        accumulate = torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else None
-        rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=accumulate)
-        t = torch.cat((rows, flat[whole:].abs().to(rows.dtype))) if whole < flat.numel() else rows
-    return t
+    while t.numel() > 4 * ROW and t.device.type == "cpu":  # accelerators reduce in a tree, which is exact enough
+        flat = t.view(-1) if t.is_contiguous() else _flat(t)
+        rest = flat.numel() % ROW
+        rows = flat[:-rest] if rest else flat
+        norms = torch.linalg.vector_norm(rows.view(-1, ROW), dim=1, dtype=_HALF.get(t.dtype))
+        t = torch.cat((norms, flat[-rest:].abs().to(norms.dtype))) if rest else norms
+    return t.float() if t.dtype in _HALF else t
+
+
+_HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+"""What half precision is accumulated in: its squares overflow at 256. Other dtypes refuse a narrower one."""
 
 
 def _flat(t: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import gradscope
 from gradscope import GradScope, Thresholds
+from gradscope.activations import Activation
 from gradscope.probes.activity import ActivityProbe
 from gradscope.probes.gradients import GradientProbe
 from tests.models import Batch, Batches, Classifier, Validated, mlp, trainer
@@ -311,8 +312,10 @@ def test_a_probe_that_fails_at_a_layer_is_off_there_and_nowhere_else(
 ) -> None:
     healthy = ActivityProbe.observe
 
-    def observe(self: ActivityProbe, row: int, module: nn.Module, output: Tensor, producer: nn.Module | None) -> None:
-        (fail if row == 1 else healthy)(self, row, module, output, producer)
+    def observe(
+        probe: ActivityProbe, row: int, activation: Activation, output: Tensor, producer: nn.Module | None
+    ) -> None:
+        (fail if row == 1 else healthy)(probe, row, activation, output, producer)
 
     monkeypatch.setattr(ActivityProbe, "observe", observe)
     scope = fitted(Classifier(mlp()), GradScope(every_n_steps=1, summary=False))

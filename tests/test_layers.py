@@ -33,7 +33,7 @@ def test_a_model_of_nothing_has_no_rows() -> None:
     table = table_of(nn.Sequential(nn.Flatten(), nn.Dropout()))
     assert table.rows == []
     assert table.candidates == []
-    assert table.order().shape == (0,)
+    assert table.order()[0].shape == (0,)
 
 
 def test_patterns_include_and_exclude() -> None:
@@ -84,9 +84,12 @@ def test_order_is_that_of_execution_and_what_never_ran_stays_by_its_neighbour() 
     table = table_of(net)
     for i in (3, 1, 0, 1):
         table.row_of_call(net[i])
-    assert table.order().tolist() == [3, 1, 2, 0]
+    order, layers = table.order()
+    assert order.tolist() == [3, 1, 2, 0]
+    assert order.dtype == np.int64
+    assert [layer.name for layer in layers] == ["3", "1", "2", "0"]
+    assert table.order()[1] is layers, "readers of records know layers by identity"
     assert table.never_ran() == [2]
-    assert table.order().dtype == np.int64
 
 
 def test_names_are_free_of_wrappers() -> None:

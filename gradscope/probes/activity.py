@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from gradscope import stats
-from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, classify
+from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, Activation
 from gradscope.probes.probe import NONFINITE, Measured, Pending, Probe, flagged, sum_by_layer
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
@@ -17,12 +18,13 @@ Float64s = npt.NDArray[np.float64]
 
 
 class _Observation(NamedTuple):
-    """One output, reduced on the device: `share` is the share of zeros or of saturated elements."""
+    """One output, reduced on the device: `share` is that of elements above zero, or of saturated ones."""
 
     row: int
     elements: int
     kind: str
-    moments: Tensor
+    mean: Tensor
+    variance: Tensor
     share: Tensor | None
 
 
@@ -51,17 +53,14 @@ class ActivityProbe(Probe):
     def metrics(self) -> tuple[Metric, ...]:
         return self._metrics
 
-    def observe(self, row: int, module: nn.Module, output: Tensor, producer: nn.Module | None) -> None:
-        activation = classify(c.__name__ for c in type(module).__mro__)
-        if activation is None:
-            raise TypeError(f"`module` must be an activation, got {type(module).__name__}")
-        x = stats.subsample(output.detach())
+    def observe(self, row: int, activation: Activation, output: Tensor, producer: nn.Module | None) -> None:
+        x = stats.subsample(output)
         share = None
         if activation.limits is not None:
             share = stats.saturated_fraction(x, activation.limits)
         elif activation.kind == RECTIFIER:
-            share = stats.zero_fraction(x)
-        self._observations.append(_Observation(row, x.numel(), activation.kind, stats.mean_and_variance(x), share))
+            share = stats.positive_fraction(x)
+        self._observations.append(_Observation(row, x.numel(), activation.kind, *stats.mean_and_variance(x), share))
 
     def finish(self, layers: int) -> Pending:
         seen, self._observations = self._observations, []
@@ -69,20 +68,21 @@ class ActivityProbe(Probe):
 
         def resolve(copy: Floats) -> Measured:
             values = copy.astype(np.float64)
-            moments, shares = values[: 2 * len(seen)].reshape(-1, 2), values[2 * len(seen) :]
+            moments, shares = values[: 2 * len(seen)].reshape(2, -1).T, values[2 * len(seen) :]
             mean, variance = _merged(seen, moments, layers)
             rows = np.array([o.row for o in seen], dtype=np.int64)
             return Measured(
                 {
                     "act_mean": mean.astype(np.float32),
                     "act_var": variance.astype(np.float32),
-                    "zero_fraction": _share(RECTIFIER, shared, shares, layers),
+                    "zero_fraction": 1 - _share(RECTIFIER, shared, shares, layers),
                     "saturated_fraction": _share(SATURATING, shared, shares, layers),
                     NONFINITE.name: flagged(rows, ~np.isfinite(moments.sum(axis=1)), NonFinite.OUTPUT, layers),
                 }
             )
 
-        return Pending([o.moments for o in seen] + [o.share for o in shared if o.share is not None], resolve)
+        numbers = [o.mean for o in seen] + [o.variance for o in seen] + [o.share for o in shared if o.share is not None]
+        return Pending([torch.stack(numbers)] if numbers else [], resolve)
 
 
 def _merged(seen: Sequence[_Observation], moments: Float64s, layers: int) -> tuple[Float64s, Float64s]:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from gradscope import stats
-from gradscope.activations import RECTIFIER, classify
+from gradscope.activations import RECTIFIER, Activation
 from gradscope.probes.probe import Measured, Pending, Probe
 from gradscope.records import Floats, Metric
 from gradscope.thresholds import Thresholds
@@ -35,17 +36,15 @@ class LivenessProbe(Probe):
         )
         self._peaks: list[tuple[int, Tensor]] = []
         self._silent: dict[int, Tensor] = {}
+        self._ends: tuple[tuple[int, ...], Tensor] = ((), torch.zeros(0))
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return self._metrics
 
-    def observe(self, row: int, module: nn.Module, output: Tensor, producer: nn.Module | None) -> None:
-        activation = classify(c.__name__ for c in type(module).__mro__)
-        if activation is not None and activation.kind == RECTIFIER:
-            peaks = stats.unit_peaks(output, unit_dimension(output, producer))
-            # The output itself may be its own peak, and the next module may overwrite it in place.
-            self._peaks.append((row, peaks.to(torch.float32, copy=True)))
+    def observe(self, row: int, activation: Activation, output: Tensor, producer: nn.Module | None) -> None:
+        if activation.kind == RECTIFIER:
+            self._peaks.append((row, stats.unit_peaks(output, unit_dimension(output, producer)).float()))
 
     def finish(self, layers: int) -> Pending:
         revived: dict[int, Tensor] = {}
@@ -54,16 +53,25 @@ class LivenessProbe(Probe):
                 revived[row] = revived[row] | mask if row in revived else mask
         self._peaks = []
         rows = np.array(list(revived), dtype=np.int64)
-        silent = [self._silent[row] for row in revived]
-        dead = [s >= self._window for s in silent]
-        dying = [(s > 0) & ~d for s, d in zip(silent, dead, strict=True)]
+        widths = np.array([len(mask) for mask in revived.values()], dtype=np.int64)
 
         def resolve(copy: Floats) -> Measured:
             fractions = np.full((3, layers), np.nan, dtype=np.float32)
-            fractions[:, rows] = copy.reshape(3, -1) / np.array([len(s) for s in silent], dtype=np.float32)
+            fractions[:, rows] = np.diff(copy.reshape(3, -1), axis=1, prepend=0) / widths
             return Measured(dict(zip((m.name for m in self._metrics), fractions, strict=True)))
 
-        return Pending([stats.counts([*dead, *dying, *revived.values()])], resolve)
+        return Pending([self._running_counts(revived, widths)] if revived else [torch.zeros(0)], resolve)
+
+    def _running_counts(self, revived: dict[int, Tensor], widths: npt.NDArray[np.int64]) -> Tensor:
+        """Dead, dying and revived units up to the end of each row of `revived`: int32[3, rows]."""
+        silent = torch.cat([self._silent[row] for row in revived])
+        dead = silent >= self._window
+        masks = torch.stack((dead, (silent > 0) & ~dead, torch.cat(list(revived.values()))))
+        ends = tuple(np.cumsum(widths).tolist())
+        if ends != self._ends[0] or self._ends[1].device != silent.device:
+            self._ends = ends, torch.tensor(ends, device=silent.device) - 1
+        # Integers, because a running sum of floats has no deterministic kernel on CUDA.
+        return masks.cumsum(dim=1, dtype=torch.int32)[:, self._ends[1]]
 
     def _update(self, batch: dict[int, Tensor]) -> dict[int, Tensor]:
         """Let one batch pass: at most one output of each row. Returns which units it revived."""
@@ -85,9 +93,11 @@ def unit_dimension(output: Tensor, producer: nn.Module | None) -> int:
     The number of dimensions alone does not tell: a convolution over a sequence gives out (N, C, L), a linear layer
     over one (N, L, C). Without a known `producer` four and five dimensions are taken for images and volumes.
     """
-    channels = next((n for n in map(producer.__dict__.get, _CHANNELS) if n is not None), None) if producer else None
+    if output.dim() <= 2:
+        return -1
     if producer is None:
         return 1 if output.dim() in (4, 5) else -1
+    channels = next((n for n in map(producer.__dict__.get, _CHANNELS) if n is not None), None)
     kernel = getattr(producer, "kernel_size", None)
     dimension = -1 - len(kernel) if isinstance(kernel, tuple) else 1
     fits = -output.dim() <= dimension < output.dim() and output.shape[dimension] == channels

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from gradscope.activations import Activation
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 
@@ -55,8 +56,8 @@ class Probe:
         """What this probe measures."""
         raise NotImplementedError
 
-    def observe(self, row: int, module: nn.Module, output: Tensor, producer: nn.Module | None) -> None:
-        """See the output of the activation in `row`, fed by the layer `producer`: reduce it now, never keep it."""
+    def observe(self, row: int, activation: Activation, output: Tensor, producer: nn.Module | None) -> None:
+        """See the detached output of the activation in `row`, fed by the layer `producer`: reduce it, never keep it."""
 
     def before_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
         """See the parameters of optimizer number `optimizer`: gradients are unscaled and not clipped yet."""

@@ -53,8 +53,8 @@ class UpdateProbe(Probe):
     def before_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
         if optimizer in self._before and optimizer not in self._moved:
             return  # the closure is evaluated again within the same step: the weights of the first time count
-        owned = [(row, p.detach()) for row, p in parameters if row >= 0 and p.requires_grad]
-        samples = [stats.sample(weight).clone() for _, weight in owned]
+        owned = [(row, p) for row, p in parameters if row >= 0 and p.requires_grad]
+        samples = [stats.sample(weight).detach().clone() for _, weight in owned]
         self._moved.pop(optimizer, None)
         self._before[optimizer] = _Weights(
             np.array([row for row, _ in owned], dtype=np.int64),
@@ -66,7 +66,8 @@ class UpdateProbe(Probe):
     def after_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
         weights = self._before[optimizer]
         new = [stats.sample(p) for row, p in parameters if row >= 0 and p.requires_grad]
-        change = torch._foreach_sub(new, weights.samples) if new else []
+        with torch.no_grad():
+            change = torch._foreach_sub(new, weights.samples) if new else []
         self._moved[optimizer] = _Moved(weights, stats.l2_norms(change))
 
     def finish(self, layers: int) -> Pending:

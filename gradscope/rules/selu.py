@@ -9,7 +9,6 @@ from gradscope.activations import SELF_NORMALIZING
 from gradscope.records import Finding, Floats, Run, Severity
 from gradscope.rules.persistence import Mask, counted, names, persistent, span
 
-
 WELL_OUTSIDE = 2
 """How many times as far from mean 0 and variance 1 as the stated bounds (in log variance) a layer has to start to be
 ill. One batch through one draw of correct weights may stray over the bounds themselves: of 200 LeCun-normal CNNs with
@@ -74,4 +73,5 @@ def _outside(run: Run, mean: Floats, variance: Floats, times: float) -> Mask:
     """Further from the fixed point than `times` the stated bounds: bool[S, L], False where not measured."""
     low, high = (times * bound for bound in run.thresholds.selu_mean)
     least, greatest = (bound**times for bound in run.thresholds.selu_variance)
-    return (mean < low) | (mean > high) | (variance < least) | (variance > greatest)
+    outside: Mask = (mean < low) | (mean > high) | (variance < least) | (variance > greatest)
+    return outside
