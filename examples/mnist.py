@@ -12,6 +12,8 @@ from mnist_data import MNISTDataModule
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from gradscope import GradScope
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
@@ -68,11 +70,7 @@ def build_trainer(options: Namespace, callbacks: list[pl.Callback]) -> pl.Traine
 
 
 def gradscope_callbacks(options: Namespace) -> list[pl.Callback]:
-    if options.no_gradscope:
-        return []
-    from gradscope import GradScope
-
-    return [GradScope(every_n_steps=options.every_n_steps)]
+    return [] if options.no_gradscope else [GradScope(every_n_steps=options.every_n_steps)]
 
 
 def device_name(trainer: pl.Trainer) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from gradscope import __version__
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from gradscope.records import Finding, Run
     from gradscope.report import Reports
@@ -68,10 +68,7 @@ def summary(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _write(_json(runs))
     else:
-        console = _console(arguments.width)
-        with console.capture() as capture:
-            console.print(_reports(runs))
-        _write(capture.get())
+        _write(_rendered(_console(arguments.width), _reports(runs)))
     return 0
 
 
@@ -79,7 +76,9 @@ def print_report(run: "Run", findings: "Sequence[Finding]") -> None:
     """Print what the callback found at the end of a fit, as `summary` would."""
     from gradscope.report import Report
 
-    _console(None).print(Report(run, findings))
+    # A progress bar may still be drawn. rich's own console would write past rich's bar and be painted over, plain
+    # text on stdout is put above it; tqdm's leaves the cursor at the end of its line.
+    _write("\n" + _rendered(_console(None), Report(run, findings)))
 
 
 def _parser() -> Parser:
@@ -155,6 +154,12 @@ def _console(width: int | None) -> "Console":
     from rich.console import Console
 
     return Console(width=width or _default_width(os.environ), highlight=False, markup=False, emoji=False)
+
+
+def _rendered(console: "Console", renderable: "RenderableType") -> str:
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
 
 
 def _default_width(environ: Mapping[str, str]) -> int | None:

@@ -117,7 +117,6 @@ def test_optimizer_and_hyperparameters() -> None:
     assert MNISTClassifier().learning_rate == 1e-3
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_three_steps_of_training_learn_and_log() -> None:
     digits = load_sklearn_digits()
     model = MNISTClassifier("selu")

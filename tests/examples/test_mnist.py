@@ -83,7 +83,6 @@ def test_without_gradscope() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
 @pytest.mark.parametrize("activation", NON_SATURATING)
 def test_one_epoch_of_mnist_reaches_98_percent_in_good_health(
