@@ -26,7 +26,7 @@ NAMED_LAYERS = 3
 """Layers that the table of verdicts names; the others are counted."""
 
 _HISTOGRAM_BINS = 30
-_CELL_WIDTH = 36
+_CELL_WIDTH = 28
 _CARD_IMAGE_WIDTH = 640  # shrunk to a card of about 350 pixels its text can still be made out
 
 _DEPTH_QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}

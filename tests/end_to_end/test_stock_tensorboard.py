@@ -2,9 +2,6 @@
 
 import html
 import json
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -22,6 +19,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from gradscope.events import Encoder, load
 from gradscope.records import Finding, Layer, Metric, Record, Severity
 from gradscope.stock import distribution, heat_map, scalar_values, scalars, verdict_table
+from tests.end_to_end.tensorboard_server import tensorboard
 
 pytestmark = pytest.mark.slow
 
@@ -78,13 +76,6 @@ def write_log(directory: Path) -> None:
     writer.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def get(url: str, **query: str) -> bytes:
     address = f"{url}?{urllib.parse.urlencode(query)}" if query else url
     with urllib.request.urlopen(address, timeout=10) as answer:
@@ -110,15 +101,8 @@ def tags(base: str, plugin: str) -> Mapping[str, Any]:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     logdir = tmp_path_factory.mktemp("logs")
     write_log(logdir / "fit")
-    port = free_port()
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--load_fast", request.param]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with tensorboard(logdir, request.param) as address:
+        yield address
 
 
 def test_scalars(server: str) -> None:
