@@ -20,6 +20,7 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 from gradscope import event_files
 from gradscope.records import GLOBALS, Coverage, Finding, Floats, Layer, Metric, Overhead, Record, Run
 from gradscope.thresholds import Thresholds
+from gradscope.wording import counted
 
 PLUGIN_NAME = "gradscope"
 FORMAT_VERSION = 1
@@ -189,7 +190,7 @@ class _Reading:
     def run(self, name: str) -> Run:
         for metric, steps in self.misfits.items():
             self.note(
-                f"{metric}: left out of {_counted(len(steps))} from step {steps[0]} on, "
+                f"{metric}: left out of {counted(len(steps), 'record')} from step {steps[0]} on, "
                 "because the number of values is not that of the layers"
             )
         return Run.from_records(
@@ -223,7 +224,7 @@ def _read_file(path: Path, reading: _Reading) -> None:
     except (event_files.DamagedFileError, DecodeError) as error:
         if reading.series:
             why = "what follows is no TensorBoard event" if isinstance(error, DecodeError) else error
-            records = _counted(len(reading.records) - before)
+            records = counted(len(reading.records) - before, "record")
             reading.note(f"{path.name}: cut off after {records} ({why}); everything before is shown")
 
 
@@ -345,7 +346,3 @@ def _is_range(value: object) -> bool:
 
 def _is_threshold(value: object) -> bool:
     return _is_number(value) or _is_range(value)
-
-
-def _counted(records: int) -> str:
-    return f"{records} record{'' if records == 1 else 's'}"

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.records import Finding, Floats, Run, Severity
+from gradscope.wording import counted
 
 
 class LayerSummary(TypedDict):
@@ -86,24 +87,19 @@ def verdict(run: Run, findings: Sequence[Finding]) -> str:
     """
     worst = max(findings, key=lambda finding: finding.severity, default=None)
     if worst is not None and worst.severity > Severity.INFO:
-        return f"{count(len(findings), 'finding')}: {worst.severity} {worst.code} {_extent(worst)}"
+        return f"{counted(len(findings), 'finding')}: {worst.severity} {worst.code} {_extent(worst)}"
     if not len(run.steps):
         return "nothing was recorded"
-    sound = f"no disease found in {count(len(run.layers), 'layer')} over {count(len(run.steps), 'record')}"
+    sound = f"no disease found in {counted(len(run.layers), 'layer')} over {counted(len(run.steps), 'record')}"
     if worst is not None:
-        return f"{sound}; {count(len(findings), 'remark')}: {worst.code} {_extent(worst)}"
+        return f"{sound}; {counted(len(findings), 'remark')}: {worst.code} {_extent(worst)}"
     if len(run.steps) < run.thresholds.minimum_records:
         return f"{sound}, too few to tell how they develop"
     return sound
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``"1 layer"``, ``"2 layers"``, ``"2,400 layers"``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def _extent(finding: Finding) -> str:
-    return f"in {count(len(finding.layers), 'layer')}" if finding.layers else "in the whole net"
+    return f"in {counted(len(finding.layers), 'layer')}" if finding.layers else "in the whole net"
 
 
 def _layers(run: Run) -> list[LayerSummary]:

@@ -15,9 +15,9 @@ class Transfer:
     """
 
     def __init__(self, tensors: list[Tensor]) -> None:
-        device = tensors[0].device if tensors else torch.device("cpu")
-        flat = [t.detach().reshape(-1).to(device, torch.float32, non_blocking=True) for t in tensors]
-        joined = torch.cat(flat) if flat else torch.zeros(0)
+        some = [t.detach().reshape(-1) for t in tensors if t.numel()]
+        device = some[0].device if some else torch.device("cpu")
+        joined = torch.cat([t.to(device, torch.float32, non_blocking=True) for t in some]) if some else torch.zeros(0)
         self._arrived: torch.cuda.Event | None = None
         if device.type == "cuda":
             self._host = torch.empty(joined.shape, dtype=torch.float32, pin_memory=True)

@@ -58,7 +58,7 @@ def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def test_one_run_is_reported_alone(logs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary", "anywhere", "--width", "100"]) == 0
     out, err = capsys.readouterr()
-    golden = (ROOT / "tests" / "golden" / "sick_100.txt").read_text(encoding="utf-8")
+    golden = (ROOT / "tests" / "report" / "golden" / "sick_100.txt").read_text(encoding="utf-8")
     assert [line.rstrip() for line in out.splitlines()] == golden.splitlines()
     assert err == ""
 
@@ -305,7 +305,7 @@ def test_real_logs_are_judged_by_the_real_rules(real_logs: Path, capsys: pytest.
     assert {"vanishing_gradient", "dead_relu"} <= {finding["code"] for finding in sick["findings"]}
     assert (sound["name"], sound["findings"]) == ("version_1", [])
     assert main(["summary", str(real_logs / "version_1"), "--width", "100"]) == 0
-    golden = (ROOT / "tests" / "golden" / "sound_100.txt").read_text(encoding="utf-8")
+    golden = (ROOT / "tests" / "report" / "golden" / "sound_100.txt").read_text(encoding="utf-8")
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == golden.splitlines()
 
 

@@ -221,6 +221,22 @@ def test_micro_batches_measure_what_one_batch_measures() -> None:
     assert four.series("loss") == pytest.approx(one.series("loss"), rel=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_measures_what_the_cpu_measures() -> None:
+    runs = []
+    for accelerator in ("cpu", "cuda"):
+        torch.manual_seed(3)
+        scope = GradScope(every_n_steps=1, summary=False)
+        trainer(scope, accelerator=accelerator).fit(Classifier(mlp(nn.ReLU, WIDE)), Batches())
+        assert scope.run.coverage.unseen == {}
+        runs.append(scope.run)
+    cpu, cuda = runs
+    assert list(cpu.steps) == list(cuda.steps)
+    assert cpu.layers == cuda.layers
+    for metric in cpu.metrics:
+        assert cuda.metric(metric) == pytest.approx(cpu.metric(metric), rel=1e-3, abs=1e-6, nan_ok=True), metric
+
+
 def test_convolutions_count_channels_and_sequences_count_features() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

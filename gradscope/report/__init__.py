@@ -24,8 +24,9 @@ from gradscope.records import (
 )
 from gradscope.report.layer_table import layer_table
 from gradscope.report.page import SHORTEST_NAME, STYLES, Page
-from gradscope.sparkline import sparkline
-from gradscope.summary import count, verdict, worst_severity
+from gradscope.report.sparkline import sparkline
+from gradscope.summary import verdict, worst_severity
+from gradscope.wording import counted
 
 __all__ = ["Overview", "Report", "Reports"]
 
@@ -99,7 +100,7 @@ class Reports:
 
 
 def _head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[RenderableType]:
-    extent = [count(len(run.steps), "record"), count(len(run.layers), "layer")]
+    extent = [counted(len(run.steps), "record"), counted(len(run.layers), "layer")]
     if len(run.steps):
         extent.insert(1, page.steps(int(run.steps[0]), int(run.steps[-1])))
     yield from _flow(page, [Text(page.name(run.name, page.width), style="bold"), *(Text(e, "dim") for e in extent)])
@@ -154,7 +155,7 @@ def _norms(run: Run) -> Iterator[Text]:
 def _mishaps(run: Run) -> Iterator[Text]:
     for name, what in ((NONFINITE_LOSS, "loss not finite"), (SKIPPED, "optimizer step skipped")):
         if times := int((np.nan_to_num(run.series(name)) != 0).sum()):
-            yield Text(f"{what} in {count(times, 'record')}", style="yellow")
+            yield Text(f"{what} in {counted(times, 'record')}", style="yellow")
 
 
 def _finding(page: Page, finding: Finding) -> RenderableType:
@@ -187,7 +188,7 @@ def _notes(page: Page, run: Run) -> Iterator[RenderableType]:
 def _overhead(overhead: Overhead) -> Iterator[Text]:
     share = overhead.gradscope_seconds / overhead.fit_seconds if overhead.fit_seconds > 0 else math.nan
     if math.isfinite(share):
-        records = count(overhead.records, "record")
+        records = counted(overhead.records, "record")
         took = f"{100 * share:.2g} % of {_seconds(overhead.fit_seconds)} on the host over {records}"
         yield Text(f"GradScope took {took}", style="dim")
 

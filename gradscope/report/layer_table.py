@@ -9,11 +9,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gradscope.columns import TYPE_RANK, Cell, Column, columns_of, fitting
 from gradscope.records import Finding, Floats, Run, Severity
+from gradscope.report.columns import TYPE_RANK, Cell, Column, columns_of, fitting
 from gradscope.report.page import SHORTEST_NAME, STYLES, Page
-from gradscope.sparkline import sparkline
-from gradscope.summary import count, layer_severity
+from gradscope.report.sparkline import sparkline
+from gradscope.summary import layer_severity
+from gradscope.wording import counted
 
 LONGEST_TYPE = 18
 SHORTEST_HISTORY, LONGEST_HISTORY = 8, 32
@@ -35,7 +36,7 @@ def layer_table(page: Page, run: Run, findings: Sequence[Finding], max_layers: i
         table.add_row(*layout.row(page, run, i, row, severities.get(run.layers[row].name)))
     yield table
     if len(rows) < len(run.layers):
-        yield Text(f"and {count(len(run.layers) - len(rows), 'more layer')}", style="dim")
+        yield Text(f"and {counted(len(run.layers) - len(rows), 'more layer')}", style="dim")
     if any(column.marked for column in layout.columns):
         yield Text("! outside the healthy range for its kind of layer", style="dim")
     if layout.left_out:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradscope.records import Severity
-from gradscope.sparkline import ASCII, BLOCKS, Ramp
+from gradscope.report.sparkline import ASCII, BLOCKS, Ramp
 
 STYLES = {None: "green", Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
 LONGEST_PROSE = 100

@@ -6,7 +6,8 @@ import numpy as np
 
 from gradscope.activations import ACTIVATION_KINDS, RECTIFIER
 from gradscope.records import Finding, Run, Severity
-from gradscope.rules.persistence import Mask, counted, median, names, persistent, span
+from gradscope.rules.persistence import Mask, median, names, persistent, span
+from gradscope.wording import counted
 
 MOSTLY_DEAD = 0.9
 """Share of dead units from which a layer hardly passes anything."""

@@ -39,8 +39,3 @@ def median(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 def names(run: Run, layers: Sequence[int] | npt.NDArray[np.int64]) -> tuple[str, ...]:
     """Return the names of `layers`."""
     return tuple(run.layers[i].name for i in layers)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``1 layer`` or ``3 layers``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from gradscope.activations import SELF_NORMALIZING
 from gradscope.records import Finding, Floats, Run, Severity
-from gradscope.rules.persistence import Mask, counted, names, persistent, span
+from gradscope.rules.persistence import Mask, names, persistent, span
+from gradscope.wording import counted
 
 WELL_OUTSIDE = 2
 """How many times as far from mean 0 and variance 1 as the stated bounds (in log variance) a layer has to start to be

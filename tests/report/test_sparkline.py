@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from gradscope.sparkline import ASCII, BLOCKS, sparkline
+from gradscope.report.sparkline import ASCII, BLOCKS, sparkline
 
 
 def test_powers_of_ten_climb_one_block_each() -> None:

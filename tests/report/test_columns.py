@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from gradscope.columns import Column, columns_of, fitting, percent, plain, scientific
 from gradscope.records import Layer, Metric
+from gradscope.report.columns import Column, columns_of, fitting, percent, plain, scientific
 from tests.hand_written_runs import COLUMNS, run_of, sick_run, sound_run
 
 LAYERS = (Layer("conv", "Conv2d", "convolution"), Layer("act", "ReLU", "rectifier"))
