@@ -26,7 +26,7 @@ NAMED_LAYERS = 3
 """Layers that the table of verdicts names; the others are counted."""
 
 _HISTOGRAM_BINS = 30
-_CELL_WIDTH = 28
+_CELL_WIDTH = 30
 _CARD_IMAGE_WIDTH = 640  # shrunk to a card of about 350 pixels its text can still be made out
 
 _DEPTH_QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
@@ -126,7 +126,9 @@ def _table(findings: Sequence[Finding]) -> str:
 
 def _cell(paragraphs: Sequence[str]) -> str:
     # TensorBoard lets a long line squeeze its neighbours until they break inside words.
-    lines = [line for text in paragraphs for line in textwrap.wrap(_on_one_line(text), _CELL_WIDTH)]
+    lines = [
+        line for text in paragraphs for line in textwrap.wrap(_on_one_line(text), _CELL_WIDTH, break_long_words=False)
+    ]
     return "<br>".join(map(_escaped, lines))
 
 
