@@ -11,7 +11,6 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradscope.activations import ACTIVATION_KINDS
 from gradscope.history import History
 from gradscope.layers import NamePatterns
 from gradscope.recorder import Recorder
@@ -24,6 +23,9 @@ P = ParamSpec("P")
 
 FIRST_STEPS = 10
 """Steps at the start that are all recorded: the initialisation shows there and nowhere else."""
+
+MICRO_BATCH_LIMIT = 10_000
+"""Batches without a step of any optimizer after which a record is given up: each holds a little memory."""
 
 _logger = logging.getLogger("gradscope")
 
@@ -82,7 +84,7 @@ class GradScope(pl.Callback):
         self.every_n_steps = _every_n_steps(every_n_steps)
         self.thresholds = _thresholds(thresholds)
         self.layers = NamePatterns(_patterns(layers))
-        self.summary = bool(summary)
+        self.summary = _summary(summary)
         self._parts = _log_parts(log)  # Lightning overwrites `log` of every callback
         self._start_over()
 
@@ -91,8 +93,11 @@ class GradScope(pl.Callback):
         self._history = History()
         self._sinks: list[tuple[str, Sink]] | None = None
         self._name = "fit"
-        self._recording = self._stepped = self._finished = False
+        self._recording = False
+        self._micro_batches = 0
         self._off = ""
+        self._columns: tuple[Metric, ...] = ()
+        self._unseen: dict[str, str] = {}
         self._announced: set[str] = set()
         self._diagnose_at = FIRST_STEPS
         self._seconds = 0.0
@@ -104,18 +109,15 @@ class GradScope(pl.Callback):
     @property
     def run(self) -> Run:
         """The run so far: of a long fit the first, the newest and a choice of the records between, 2,000 at most."""
-        recorder = self._recorder
+        in_hooks = self._recorder.seconds if self._recorder else 0.0
+        lasted = (self._ended or time.perf_counter()) - self._started
         return Run.from_records(
             self._name,
             self._history.records,
-            recorder.columns if recorder else (),
+            self._columns,
             thresholds=self.thresholds,
             coverage=self._coverage(),
-            overhead=Overhead(
-                self._history.added,
-                self._seconds + (recorder.seconds if recorder else 0.0),
-                (self._ended or time.perf_counter()) - self._started,
-            ),
+            overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted),
         )
 
     @property
@@ -131,6 +133,9 @@ class GradScope(pl.Callback):
         self._start_over()
         self._name = _run_name(trainer)
         self._recorder = Recorder(pl_module, self.thresholds, self.layers)
+        self._columns = self._recorder.columns
+        if trainer.world_size > 1:
+            self._unseen["other ranks"] = "activations are those of rank zero; gradients are merged by the strategy"
         self._warn_of_gaps(self._recorder)
 
     @_shielded
@@ -149,7 +154,7 @@ class GradScope(pl.Callback):
             self._recorder.begin_batch()
         elif self._due(_logged_step(trainer)):
             self._recorder.begin(trainer.optimizers)
-            self._recording, self._stepped = True, False
+            self._recording, self._micro_batches = True, 0
 
     @_shielded
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -170,7 +175,6 @@ class GradScope(pl.Callback):
         """Measure gradients: unscaled, not clipped yet."""
         if self._recorder is not None and self._recording:
             self._recorder.before_optimizer_step(getattr(optimizer, "optimizer", optimizer))
-            self._stepped = True
 
     @_shielded
     def on_train_batch_end(
@@ -181,9 +185,13 @@ class GradScope(pl.Callback):
             return
         if self._recording:
             self._recorder.end_batch(_loss(trainer, outputs))
-            if self._stepped:
+            self._micro_batches += 1
+            if self._recorder.stepped:
                 self._recorder.end(_logged_step(trainer))
                 self._recording = False
+            elif self._micro_batches == MICRO_BATCH_LIMIT:
+                self._switch_off(f"no optimizer stepped in {MICRO_BATCH_LIMIT:,} batches")
+        self._announce_failures(self._recorder)
         while (record := self._recorder.poll()) is not None:
             self._keep(trainer, record)
 
@@ -198,9 +206,11 @@ class GradScope(pl.Callback):
         self._finish(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave nothing attached."""
+        """Leave nothing attached, and hold nothing of the model."""
         if self._recorder is not None:
             self._recorder.detach()
+        for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
+            self.__dict__.pop(method_of_the_model, None)
 
     # What happens in between.
 
@@ -209,7 +219,6 @@ class GradScope(pl.Callback):
 
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._history.add(record)
-        self._announce_failures()
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
@@ -220,19 +229,27 @@ class GradScope(pl.Callback):
             self._write_verdicts(final=False)
 
     def _finish(self, trainer: pl.Trainer) -> None:
-        if self._recorder is None or self._finished:
+        if self._recorder is None:
             return
-        self._finished = True
         self._ended = time.perf_counter()
         self._recorder.detach()
         while (record := self._recorder.poll(wait=True)) is not None:
             self._keep(trainer, record)
+        self._announce_failures(self._recorder)
+        self._release(self._recorder)
         if trainer.is_global_zero and self._history.records:
             self._write_verdicts(final=True)
             if self.summary:
                 from gradscope.cli import print_report
 
                 print_report(self.run, self.findings)
+        self._sinks = None
+
+    def _release(self, recorder: Recorder) -> None:
+        """Let go of the model and its optimizers: the user may want their memory back."""
+        self._unseen.update(recorder.coverage().unseen)
+        self._seconds += recorder.seconds
+        self._recorder = None
 
     def _write_verdicts(self, final: bool) -> None:
         if self._sinks:
@@ -241,10 +258,9 @@ class GradScope(pl.Callback):
             self._tell_sinks(lambda sink: sink.verdicts(run, findings, final))
 
     def _open_sinks(self, trainer: pl.Trainer) -> list[tuple[str, Sink]]:
-        if not self._parts or self._recorder is None:
+        if not self._parts:
             return []
-        columns = self._recorder.columns
-        return [(type(logger).__name__, _sink(logger, columns, self._parts)) for logger in trainer.loggers]
+        return [(type(logger).__name__, _sink(logger, self._columns, self._parts)) for logger in trainer.loggers]
 
     def _tell_sinks(self, tell: Callable[[Sink], None]) -> None:
         working = []
@@ -257,10 +273,8 @@ class GradScope(pl.Callback):
         self._sinks = working
 
     def _coverage(self) -> Coverage:
-        unseen = dict(self._recorder.coverage().unseen) if self._recorder else {}
-        if self._off:
-            unseen["GradScope"] = self._off
-        return Coverage(unseen)
+        unseen = self._unseen | (dict(self._recorder.coverage().unseen) if self._recorder else {})
+        return Coverage(unseen | ({"GradScope": self._off} if self._off else {}))
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         table = recorder.table
@@ -270,19 +284,20 @@ class GradScope(pl.Callback):
         for pattern in self.layers.without_match(table.candidates):
             self._say(
                 f"`layers` pattern {pattern!r} matches none of {len(table.candidates)} layers, such as "
-                f"{table.candidates[0]!r}; use names as in model.named_modules()."
+                f"{next(iter(table.candidates))!r}; use names as in model.named_modules()."
             )
-        if table.rows and not any(layer.kind in ACTIVATION_KINDS for layer in table.rows):
+        if not table.rows:
+            self._say(f"watches no layer: `layers` excludes all {len(table.candidates)}.")
+        if not any(table.candidates.values()):
             self._say(
                 "found no activation modules, so only gradients and weights are measured; functions like F.relu cannot "
                 "be seen, modules like torch.nn.ReLU can."
             )
 
-    def _announce_failures(self) -> None:
-        for slot, failure in (self._recorder.failures if self._recorder else {}).items():
-            if slot not in self._announced:
-                self._announced.add(slot)
-                self._say(f"{slot} {failure}. Everything else goes on.")
+    def _announce_failures(self, recorder: Recorder) -> None:
+        for slot in recorder.failures.keys() - self._announced:
+            self._announced.add(slot)
+            self._say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
 
     def _switch_off(self, reason: str) -> None:
         if self._recorder is not None:
@@ -329,6 +344,12 @@ def _every_n_steps(value: int) -> int:
         raise TypeError(f"`every_n_steps` must be an integer, got {value!r}; give the number of steps between records")
     if value < 1:
         raise ValueError(f"`every_n_steps` must be at least 1, got {value}; 1 records every step")
+    return value
+
+
+def _summary(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"`summary` must be True or False, got {value!r}; False prints nothing at the end of a fit")
     return value
 
 

@@ -1,6 +1,6 @@
 """Which rows a model has: modules that own parameters, and activations, in order of first execution."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -8,12 +8,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from gradscope.activations import Activation, classify
+from gradscope.activations import RECTIFIER, SATURATING, Activation, classify
 from gradscope.records import Layer
 
 CALL_LIMIT = 8
 """Rows that one activation module gets at most, by its calls within a forward; later calls share the last. A module
 shared by several places is so told apart, and one that runs in a loop over time does not fill the table."""
+
+ROOT = "(root)"
+"""The name of the row of the model itself, where it owns parameters."""
 
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 """What torch.compile and the wrappers of torch.distributed put into names."""
@@ -43,9 +46,13 @@ class NamePatterns:
         excludes = [p[1:] for p in self.patterns if p.startswith("!")]
         return any(fnmatchcase(name, p) for p in includes) and not any(fnmatchcase(name, p) for p in excludes)
 
-    def without_match(self, names: Sequence[str]) -> list[str]:
+    def without_match(self, names: Iterable[str]) -> list[str]:
         """Return the patterns that match none of `names`, in order."""
-        return [p for p in self.patterns if not any(fnmatchcase(name, p.removeprefix("!")) for name in names)]
+        known = list(names)
+        return [p for p in self.patterns if not any(fnmatchcase(name, p.removeprefix("!")) for name in known)]
+
+
+_WITH_FAST_PATH = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
 class LayerTable:
@@ -56,13 +63,16 @@ class LayerTable:
 
     def __init__(self, model: nn.Module, watch: Callable[[str], bool]) -> None:
         self.rows: list[Layer] = []
-        self.candidates: list[str] = []
-        """Names of all layers of the model, watched or not."""
+        self.candidates: dict[str, bool] = {}
+        """The names of all layers of the model, watched or not, and whether each is an activation."""
         self.modules: list[nn.Module] = []
         """The modules that stand behind the rows."""
         self.activations: dict[int, Activation] = {}
         """What the activation in a row is."""
         self._row_of_parameter: dict[int, int] = {}
+        self._containers: dict[int, str] = {}
+        """Rows of modules with modules inside, and what the names of those begin with."""
+        self._encoders = [m for m in model.modules() if isinstance(m, _WITH_FAST_PATH)]
         self._rows_of_module: dict[nn.Module, list[int]] = {}
         self._calls: dict[nn.Module, int] = {}
         self._executed: dict[int, int] = {}
@@ -70,7 +80,7 @@ class LayerTable:
         self._ordered: tuple[Layer, ...] = ()
         self._settled = (0, 0)
         for name, module, activation in _candidates(model):
-            self.candidates.append(name)
+            self.candidates[name] = activation is not None
             row = self._add(name, module, activation) if watch(name) else -1
             for parameter in module.parameters(recurse=False):
                 self._row_of_parameter.setdefault(id(parameter), row)
@@ -79,6 +89,8 @@ class LayerTable:
         row = self._new_row(Layer(name, type(module).__name__, activation.kind if activation else _kind(module)))
         self.modules.append(module)
         self._rows_of_module[module] = [row]
+        if next(module.children(), None) is not None:
+            self._containers[row] = "" if name == ROOT else f"{name}."
         if activation is not None:
             self.activations[row] = activation
         return row
@@ -91,13 +103,23 @@ class LayerTable:
         """Return the row of the layer that owns `parameter`, the first of several: -1 if that is not watched."""
         return self._row_of_parameter.get(id(parameter), -1)
 
+    def hookable(self) -> list[nn.Module]:
+        """Return the modules that may be hooked now: not the inside of a transformer layer in evaluation mode.
+
+        There torch takes a fast path of its own when no hook is on, and its results may differ in the last bit.
+        """
+        fast = {m for encoder in self._encoders if not encoder.training for m in encoder.modules()}
+        return [m for m in self.modules if m not in fast] if fast else self.modules
+
     def restart_calls(self) -> None:
         """Make each module's next call its first: a forward begins."""
         self._calls = {}
 
-    def row_of_call(self, module: nn.Module) -> int:
-        """Note that `module`, one of `modules`, ran, and return the row of this call."""
-        rows = self._rows_of_module[module]
+    def row_of_call(self, module: nn.Module) -> int | None:
+        """Note that `module` ran, and return the row of this call: None for a copy of one of `modules`."""
+        rows = self._rows_of_module.get(module)
+        if rows is None:
+            return None
         call = 0
         if rows[0] in self.activations:
             call = self._calls[module] = min(self._calls.get(module, -1) + 1, CALL_LIMIT - 1)
@@ -119,22 +141,40 @@ class LayerTable:
         The same objects again as long as nothing new ran: readers of records know layers by identity.
         """
         if self._settled != (len(self.rows), len(self._executed)):
-            keys, anchor = [], -1
+            executed = self._began()
+            keys, anchor = [], -1.0
             for row in range(len(self.rows)):
-                anchor = self._executed.get(row, anchor)
-                keys.append((anchor, row not in self._executed, row))
+                anchor = executed.get(row, anchor)
+                keys.append((anchor, row not in executed, row))
             self._order = np.array([row for *_, row in sorted(keys)], dtype=np.int64)
             self._ordered = tuple(self.rows[row] for row in self._order)
             self._settled = len(self.rows), len(self._executed)
         return self._order, self._ordered
 
+    def _began(self) -> dict[int, float]:
+        """When each row that ran began: hooks tell when it ended, which for a container is after all inside it."""
+        began = {row: float(ended) for row, ended in self._executed.items()}
+        for row, prefix in self._containers.items():
+            inside = [end for r, end in self._executed.items() if r != row and self.rows[r].name.startswith(prefix)]
+            if row in began and inside:
+                began[row] = min(inside) - 0.5
+        return began
+
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Activation | None]]:
     for path, module in model.named_modules():
-        activation = classify(c.__name__ for c in type(module).__mro__)
+        activation = _activation(module)
         if activation is not None or next(module.parameters(recurse=False), None) is not None:
-            name = ".".join(part for part in path.split(".") if part not in _WRAPPERS) or "(root)"
+            name = ".".join(part for part in path.split(".") if part not in _WRAPPERS) or ROOT
             yield name, module, activation
+
+
+def _activation(module: nn.Module) -> Activation | None:
+    activation = classify(c.__name__ for c in type(module).__mro__)
+    if not isinstance(module, nn.Hardtanh) or isinstance(module, nn.ReLU6):
+        return activation
+    # Its limits are the user's; one that is cut off below at zero dies like a ReLU.
+    return Activation(RECTIFIER) if module.min_val == 0 else Activation(SATURATING, (module.min_val, module.max_val))
 
 
 def _kind(module: nn.Module) -> str:

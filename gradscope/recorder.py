@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -40,6 +41,8 @@ class Recorder:
         self.failures: dict[str, str] = {}
         """What switched itself off, a probe or a probe at one layer, and the error that made it."""
         self.listening = False
+        self.stepped = False
+        """Whether an optimizer has stepped, or tried to, since `begin`."""
         self.seconds = 0.0
         """Host time spent in hooks on the model and on the optimizers."""
         self._probes: dict[str, Probe] = {type(p).__name__: p for p in probes}
@@ -48,18 +51,20 @@ class Recorder:
         self._losses: list[Tensor] = []
         self._producer: nn.Module | None = None
         self._in_flight: list[_InFlight] = []
-        self._off: set[tuple[str, int]] = set()
+        self._announced: set[Optimizer] = set()
 
     def begin(self, optimizers: Sequence[Optimizer]) -> None:
         """Attach to the model and to `optimizers`, and listen to the first micro-batch."""
         self.detach()
+        self.stepped = False
         self._optimizers = list(optimizers)
         self._losses = []
         hook = _ForwardHook(self)
-        for module in self.table.modules:
+        for module in self.table.hookable():
             with self._shielded(f"hook at {type(module).__name__}"):
                 self._handles.append(module.register_forward_hook(hook))
         for optimizer in optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
         self.begin_batch()
 
@@ -67,10 +72,13 @@ class Recorder:
         """Listen to a micro-batch, in which each module's next call is its first."""
         self.table.restart_calls()
         self._producer = None
+        self._tell_probes(lambda probe: probe.begin_batch())
         self.listening = True
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Measure gradients that are unscaled and not clipped yet."""
+        self.stepped = True
+        self._announced.add(optimizer)
         number, parameters = self._parameters(optimizer)
         self._tell_probes(lambda probe: probe.before_optimizer_step(number, parameters))
 
@@ -108,45 +116,74 @@ class Recorder:
 
     def coverage(self) -> Coverage:
         """Return what has not been seen so far, and why."""
+        names = [layer.name for layer in self.table.rows]
         never = {
-            self.table.rows[row].name: "an activation that never ran as a module in a recorded step"
+            names[row]: "an activation that never ran as a module in a recorded step"
             for row in self.table.never_ran()
             if row in self.table.activations
         }
-        return Coverage({**never, **self.failures})
+        idle = {names[row]: "trainable, but in no optimizer" for row in self._rows_in_no_optimizer()}
+        return Coverage({**never, **idle, **self.failures})
+
+    def _rows_in_no_optimizer(self) -> set[int]:
+        owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
+        parameters = [p for module in self.table.modules for p in module.parameters(recurse=False)]
+        return {self.table.row_of_parameter(p) for p in parameters if owned and p.requires_grad and id(p) not in owned}
 
     # What follows runs inside hooks and copies.
 
     def ran(self, module: nn.Module, output: object) -> None:
-        """See `output` of `module`, one of the table's: called by the forward hook while listening."""
+        """See `output` of `module`: called by the forward hook while listening."""
         start = time.perf_counter()
-        row = self.table.row_of_call(module)
-        activation = self.table.activations.get(row)
-        if activation is None:
-            self._producer = module
-        else:
-            self._observe(row, activation, output)
+        with self._shielded("forward hook"):
+            # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over
+            # is not a batch.
+            recomputed = torch._C._current_graph_task_id() != -1
+            mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
+            if not recomputed and not mapped:
+                self._see(module, output)
         self.seconds += time.perf_counter() - start
 
+    def _see(self, module: nn.Module, output: object) -> None:
+        row = self.table.row_of_call(module)
+        if row is None:
+            return
+        if row in self.table.activations:
+            self._observe(row, self.table.activations[row], output)
+        elif self.table.rows[row].kind != "parameters":
+            self._producer = module  # what any other module does with the units is not known
+
     def _observe(self, row: int, activation: Activation, output: object) -> None:
-        for name, probe in self._probes.items():
-            if name in self.failures or (name, row) in self._off:
-                continue
-            try:
-                probe.observe(row, activation, _tensor(output), self._producer)
-            except Exception as error:
-                self._off.add((name, row))
-                self._failed(f"{name} at {self.table.rows[row].name}", error)
+        name = self.table.rows[row].name
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            what = output.dtype if isinstance(output, Tensor) else type(output).__name__
+            self.failures[name] = f"not measured: an activation must give out a real floating tensor, got {what}"
+            return
+        if not output.numel():
+            return
+        for probe_name, probe in self._probes.items():
+            slot = f"{probe_name} at {name}"
+            if probe_name not in self.failures and slot not in self.failures:
+                with self._shielded(slot):
+                    probe.observe(row, activation, output.detach(), self._producer)
+
+    def _unannounced_step(self, optimizer: Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        # An optimizer that the user steps past Lightning. With a closure its gradients are still to come.
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # the first argument is the optimizer
+        if optimizer not in self._announced and closure is None:
+            self.before_optimizer_step(optimizer)
 
     def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
         start = time.perf_counter()
+        self.stepped = True
+        self._announced.discard(optimizer)
         number, parameters = self._parameters(optimizer)
         self._tell_probes(lambda probe: probe.after_optimizer_step(number, parameters))
         self.seconds += time.perf_counter() - start
 
     def _parameters(self, optimizer: Optimizer) -> tuple[int, list[OwnedParameter]]:
         number = next((i for i, o in enumerate(self._optimizers) if o is optimizer), -1)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
         return number, [OwnedParameter(self.table.row_of_parameter(p), p) for p in parameters]
 
     def _tell_probes(self, tell: Callable[[Probe], T]) -> list[tuple[str, T]]:
@@ -162,10 +199,7 @@ class Recorder:
         try:
             yield
         except Exception as error:  # whatever fails in here must not end the training
-            self._failed(slot, error)
-
-    def _failed(self, slot: str, error: Exception) -> None:
-        self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
+            self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
 
     def _record(self, flight: "_InFlight") -> Record:
         measured = []
@@ -210,12 +244,6 @@ class _ForwardHook:
         # A function of the standard library that takes three arguments and returns None, so that the copy of a
         # model neither reports here nor needs this package to be read.
         return getattr, (nullcontext(), "__exit__")
-
-
-def _tensor(output: object) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"`output` of an activation must be a tensor, got {type(output).__name__}")
-    return output.detach()
 
 
 def _loss(copy: Floats) -> Measured:

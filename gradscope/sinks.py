@@ -39,9 +39,7 @@ class TensorBoardSink:
         summary = Summary()
         if "tensors" in self._parts:
             summary.MergeFrom(self._encoder.record(record))
-        if {"scalars", "layers"} & self._parts:
-            scalars = _scalars(record, self._columns, self._parts)
-            summary.value.extend(stock.scalar_values(scalars))
+        summary.value.extend(stock.scalar_values(_scalars(record, self._columns, self._parts)))
         if "distribution" in self._parts and (distribution := stock.distribution(record)) is not None:
             summary.value.append(distribution)
         self._write(summary, record.step)
@@ -84,4 +82,5 @@ class ScalarSink:
 
 
 def _scalars(record: Record, columns: Sequence[Metric], parts: frozenset[str]) -> dict[str, float]:
-    return stock.scalars(record, columns, per_layer="layers" in parts) if "scalars" in parts else {}
+    over_layers = stock.scalars(record, columns) if "scalars" in parts else {}
+    return over_layers | (stock.layer_scalars(record, columns) if "layers" in parts else {})

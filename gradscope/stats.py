@@ -28,7 +28,10 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     """
     if not tensors:
         return torch.zeros(0)
-    norms = list(torch._foreach_norm([_compact(t) for t in tensors], 2))
+    compact = [_compact(t) for t in tensors]
+    halves = iter(_foreach_norm([t for t in compact if t.dtype in _HALF], torch.float32))
+    others = iter(_foreach_norm([t for t in compact if t.dtype not in _HALF], None))
+    norms = [next(halves if t.dtype in _HALF else others) for t in compact]
     if len({n.device for n in norms}) > 1:
         norms = [n.to(tensors[0].device) for n in norms]
     return torch.stack(norms).float()
@@ -46,7 +49,10 @@ def sample(tensor: Tensor, size: int = 1024) -> Tensor:
 
 
 def subsample(x: Tensor, limit: int = SUBSAMPLE) -> Tensor:
-    """Return about `limit` elements of `x` as a view that spreads over the batch: `x` itself where it is smaller."""
+    """Return about `limit` elements of `x`, spread over the batch: `x` itself where it is smaller.
+
+    A view, but for a tensor of few samples that is not contiguous, which is copied.
+    """
     step = -(-x.numel() // limit)
     if step <= 1:
         return x
@@ -83,33 +89,35 @@ def saturated_fraction(x: Tensor, limits: tuple[float, float], margin: float = 0
 
 
 def unit_peaks(x: Tensor, unit_dimension: int) -> Tensor:
-    """Return the largest value of each unit over all other dimensions of `x`: x.dtype[units].
+    """Return the largest value of each unit over all other dimensions of `x`: x.dtype[units], never a view of `x`.
 
-    A unit that fires for no element of the batch has a peak of at most 0; NaN survives. For a tensor without
-    dimensions the one element is the unit. An empty batch gives −inf: nothing fired. Never a view of `x`.
+    A unit that fires for no element of the batch has a peak of at most 0; NaN survives. A tensor of one dimension
+    or none holds one unit, whose samples are its elements. `x` must not be empty.
     """
     if x.dim() <= 1:
-        return x.reshape(-1).clone()
-    if x.numel() == 0:
-        return torch.full((x.shape[unit_dimension],), -torch.inf, dtype=x.dtype, device=x.device)
+        return x.amax().reshape(1)
     return x.amax([d for d in range(x.dim()) if d != unit_dimension % x.dim()])
 
 
 def _compact(t: Tensor) -> Tensor:
-    """A tensor of at most a few ROWs with the same norm as `t`, in a dtype whose squares do not overflow at once."""
+    """On the CPU, a tensor of at most a few ROWs with the same norm as `t`."""
     if t.is_sparse:
         t = t.coalesce().values()
     while t.numel() > 4 * ROW and t.device.type == "cpu":  # accelerators reduce in a tree, which is exact enough
         flat = t.view(-1) if t.is_contiguous() else _flat(t)
         rest = flat.numel() % ROW
         rows = flat[:-rest] if rest else flat
-        norms = torch.linalg.vector_norm(rows.view(-1, ROW), dim=1, dtype=_HALF.get(t.dtype))
+        norms = torch.linalg.vector_norm(rows.view(-1, ROW), dim=1, dtype=torch.float32 if t.dtype in _HALF else None)
         t = torch.cat((norms, flat[-rest:].abs().to(norms.dtype))) if rest else norms
-    return t.float() if t.dtype in _HALF else t
+    return t
 
 
-_HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-"""What half precision is accumulated in: its squares overflow at 256. Other dtypes refuse a narrower one."""
+def _foreach_norm(tensors: list[Tensor], accumulate: torch.dtype | None) -> Sequence[Tensor]:
+    return torch._foreach_norm(tensors, 2, accumulate) if tensors else ()
+
+
+_HALF = (torch.float16, torch.bfloat16)
+"""Accumulated in float32, for their squares overflow at 256 or lose digits. Other dtypes refuse a narrower one."""
 
 
 def _flat(t: Tensor) -> Tensor:

@@ -39,14 +39,13 @@ _STATISTICS = {
 }
 
 
-def scalars(record: Record, columns: Sequence[Metric], per_layer: bool = True) -> dict[str, float]:
-    """Return what a logger can draw as curves: tag → number.
+def scalars(record: Record, columns: Sequence[Metric]) -> dict[str, float]:
+    """Return what a logger can draw as curves of the whole net: tag → number.
 
     ``gradscope/<metric>/<statistic>`` are quantiles over the layers' finite values, NaN where there are none or the
     record lacks the metric: norms and ratios have min, p25, median, p75 and max, values min and max, fractions and
-    flags max. ``gradscope/<total_norm, …>`` are the globals that the record has. ``gradscope_<metric>/<layer>``
-    are the single cells, with `per_layer` and at most `LAYER_LIMIT` layers. The keys depend on the columns, the
-    layers and the globals alone, not on what was measured.
+    flags max. ``gradscope/<total_norm, …>`` are the globals that the record has. The keys depend on the columns and
+    the globals alone, not on what was measured.
     """
     curves: dict[str, float] = {}
     for column in columns:
@@ -56,7 +55,16 @@ def scalars(record: Record, columns: Sequence[Metric], per_layer: bool = True) -
     for name in (TOTAL_NORM, TOTAL_NORM_CLIPPED, CLIP_COEFFICIENT):
         if name in record.globals:
             curves[f"gradscope/{name}"] = float(record.globals[name])
-    if per_layer and len(record.layers) <= LAYER_LIMIT:
+    return curves
+
+
+def layer_scalars(record: Record, columns: Sequence[Metric]) -> dict[str, float]:
+    """Return the single cells as curves, ``gradscope_<metric>/<layer>`` → number: none for over `LAYER_LIMIT` layers.
+
+    What was not measured is NaN, so that the keys depend on the columns and the layers alone.
+    """
+    curves: dict[str, float] = {}
+    if len(record.layers) <= LAYER_LIMIT:
         for column in columns:
             curves |= _cells(record, column.name)
     return curves

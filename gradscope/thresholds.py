@@ -1,5 +1,7 @@
 """The numbers that separate healthy from sick, each with its source."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +15,7 @@ class Thresholds:
     ``gradscope summary`` judges by the same numbers.
 
     Raises:
-        ValueError: a field is out of its range, or a pair of bounds is not in order.
+        ValueError: a field is not of its type, out of its range, or a pair of bounds not in order.
     """
 
     vanishing_ratio: float = 1e-3
@@ -22,7 +24,7 @@ class Thresholds:
 
     exploding_ratio: float = 1e3
     """Gradient norm of a layer relative to the layers nearest the loss, or of the whole net relative to the
-    start of training, above which it has exploded: the mirror image of `vanishing_ratio`."""
+    start of training, above which it has exploded: the mirror image of `vanishing_ratio`. Infinity finds nothing."""
 
     dead_fraction: float = 0.4
     """Share of a rectifier's units that fired for no sample in the window. A sound CNN on MNIST (97 % accuracy)
@@ -55,14 +57,17 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for name in ("vanishing_ratio", "dead_fraction", "saturated_fraction", "persistence"):
-            _check(name, getattr(self, name), 0 < getattr(self, name) <= 1, "a number in (0, 1]")
-        _check("exploding_ratio", self.exploding_ratio, self.exploding_ratio >= 1, "a number of at least 1")
+            self._check(name, lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]")
+        self._check("exploding_ratio", lambda x: _is_number(x) and x >= 1, "a number of at least 1")
         for name in ("dead_window", "selu_initial_steps", "minimum_records"):
-            value = getattr(self, name)
-            _check(name, value, isinstance(value, int) and value >= 1, "an integer of at least 1")
+            self._check(name, lambda x: type(x) is int and x >= 1, "an integer of at least 1")
         for name in ("selu_mean", "selu_variance"):
-            low, high = getattr(self, name)
-            _check(name, (low, high), low < high, "a pair (low, high) with low < high")
+            self._check(name, _is_range, "a pair (low, high) with low < high")
+
+    def _check(self, name: str, valid: Callable[[Any], bool], expected: str) -> None:
+        value = getattr(self, name)
+        if not valid(value):
+            raise ValueError(f"`{name}` must be {expected}, got {value!r}; see `help(gradscope.Thresholds)`")
 
     def changed(self) -> dict[str, Any]:
         """Return the fields that differ from the defaults: what has to be written to a log."""
@@ -79,6 +84,9 @@ class Thresholds:
         return cls(**values)
 
 
-def _check(name: str, value: object, valid: bool, expected: str) -> None:
-    if not valid:
-        raise ValueError(f"`{name}` must be {expected}, got {value!r}; see `help(gradscope.Thresholds)`")
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_range(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]

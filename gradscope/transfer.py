@@ -16,7 +16,7 @@ class Transfer:
 
     def __init__(self, tensors: list[Tensor]) -> None:
         some = [t.detach().reshape(-1) for t in tensors if t.numel()]
-        device = some[0].device if some else torch.device("cpu")
+        device = next((t.device for t in some if t.device.type != "cpu"), torch.device("cpu"))
         joined = torch.cat([t.to(device, torch.float32, non_blocking=True) for t in some]) if some else torch.zeros(0)
         self._arrived: torch.cuda.Event | None = None
         if device.type == "cuda":

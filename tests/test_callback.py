@@ -459,6 +459,7 @@ def test_before_a_fit_there_is_nothing() -> None:
         ({"thresholds": 0.5}, TypeError, r"`thresholds` must be a gradscope\.Thresholds, got 0\.5"),
         ({"log": "tensors"}, TypeError, r"`log` must be True, False or a collection of tensors, .*got 'tensors'"),
         ({"log": ["scalers"]}, ValueError, r"`log` must hold some of tensors, .*got 'scalers'"),
+        ({"summary": "no"}, TypeError, r"`summary` must be True or False, got 'no'"),
         ({"every_steps": 5}, TypeError, r"unexpected keyword argument 'every_steps'"),
     ],
 )
@@ -474,6 +475,9 @@ def test_options_are_validated(options: dict[str, Any], error: type[Exception], 
         ({"dead_window": 1.5}, r"`dead_window` must be an integer of at least 1, got 1\.5"),
         ({"selu_mean": (1, -1)}, r"`selu_mean` must be a pair \(low, high\) with low < high, got \(1, -1\)"),
         ({"exploding_ratio": 0.1}, r"`exploding_ratio` must be a number of at least 1, got 0\.1"),
+        ({"dead_fraction": "a lot"}, r"`dead_fraction` must be a number in \(0, 1\], got 'a lot'"),
+        ({"selu_variance": 1.5}, r"`selu_variance` must be a pair \(low, high\) with low < high, got 1\.5"),
+        ({"minimum_records": True}, r"`minimum_records` must be an integer of at least 1, got True"),
     ],
 )
 def test_thresholds_are_validated(field: dict[str, Any], message: str) -> None:
@@ -502,9 +506,10 @@ class NoParameters(pl.LightningModule):
             {},
             "found no activation modules, so only gradients and weights are measured",
         ),
+        (lambda: Classifier(mlp()), {"layers": "!*"}, "watches no layer: `layers` excludes all 5"),
         (NoParameters, {}, "found nothing to watch: the model has no parameters and no activation modules"),
     ],
-    ids=["pattern", "no activations", "no parameters"],
+    ids=["pattern", "no activations", "all excluded", "no parameters"],
 )
 @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
 def test_a_model_that_cannot_be_watched_is_told_in_one_line(

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from gradscope.activations import RECTIFIER, SATURATING, Activation
 from gradscope.layers import CALL_LIMIT, LayerTable, NamePatterns
 from gradscope.records import Layer
 
@@ -32,7 +34,7 @@ def test_parameters_of_the_model_itself_have_a_row() -> None:
 def test_a_model_of_nothing_has_no_rows() -> None:
     table = table_of(nn.Sequential(nn.Flatten(), nn.Dropout()))
     assert table.rows == []
-    assert table.candidates == []
+    assert table.candidates == {}
     assert table.order()[0].shape == (0,)
 
 
@@ -90,6 +92,41 @@ def test_order_is_that_of_execution_and_what_never_ran_stays_by_its_neighbour() 
     assert [layer.name for layer in layers] == ["3", "1", "2", "0"]
     assert table.order()[1] is layers, "readers of records know layers by identity"
     assert table.never_ran() == [2]
+
+
+def test_a_container_with_parameters_of_its_own_comes_before_what_is_inside() -> None:
+    outer, inner = nn.Sequential(nn.Linear(1, 1), nn.ReLU()), nn.Linear(1, 1)
+    outer.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    table = table_of(nn.Sequential(inner, outer))
+    for module in (inner, outer[0], outer[1], outer):  # hooks tell when a module ends
+        table.row_of_call(module)
+    assert [layer.name for layer in table.order()[1]] == ["0", "1", "1.0", "1.1"]
+
+
+def test_a_module_that_is_not_of_the_model_has_no_row() -> None:
+    assert table_of(nn.Sequential(nn.ReLU())).row_of_call(nn.ReLU()) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.Hardtanh(), Activation(SATURATING, (-1.0, 1.0))),
+        (nn.Hardtanh(-5, 5), Activation(SATURATING, (-5, 5))),
+        (nn.Hardtanh(0, 20), Activation(RECTIFIER)),
+        (nn.ReLU6(), Activation(RECTIFIER)),
+    ],
+)
+def test_the_limits_of_a_hardtanh_are_its_own(module: nn.Module, expected: Activation) -> None:
+    assert table_of(nn.Sequential(module)).activations == {0: expected}
+
+
+def test_no_hook_goes_into_a_transformer_layer_in_evaluation_mode() -> None:
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.Sequential(nn.Linear(8, 8), encoder)
+    table = table_of(net)
+    assert len(table.hookable()) == len(table.modules) > 5
+    encoder.eval()
+    assert table.hookable() == [net[0]]
 
 
 def test_names_are_free_of_wrappers() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.util import tensor_util
 
 from gradscope.records import Finding, Floats, Layer, Metric, Record, Run, Severity
-from gradscope.stock import LAYER_LIMIT, distribution, heat_map, scalar_values, scalars, verdict_table
+from gradscope.stock import LAYER_LIMIT, distribution, heat_map, layer_scalars, scalar_values, scalars, verdict_table
 
 GRAD_NORM = Metric("grad_norm", "Gradient norm", "L2 norm")
 COLUMNS = (
@@ -55,7 +55,7 @@ class TestScalars:
         assert curves == pytest.approx({f"gradscope/grad_norm/{name}": value for name, value in expected.items()})
 
     def test_each_unit_has_its_statistics(self) -> None:
-        keys = scalars(record_of([1.0]), COLUMNS, per_layer=False).keys()
+        keys = scalars(record_of([1.0]), COLUMNS).keys()
         statistics: dict[str, list[str]] = {}
         for key in keys:
             _, metric, statistic = key.split("/")
@@ -70,7 +70,10 @@ class TestScalars:
 
     def test_the_keys_do_not_depend_on_what_was_measured(self) -> None:
         nothing = Record(0, 0.0, record_of([1, 2]).layers, {})
-        keys = [list(scalars(r, COLUMNS)) for r in (record_of([1, 2]), record_of([math.nan, math.inf]), nothing)]
+        keys = [
+            [*scalars(r, COLUMNS), *layer_scalars(r, COLUMNS)]
+            for r in (record_of([1, 2]), record_of([math.nan, math.inf]), nothing)
+        ]
         assert keys[0] == keys[1] == keys[2]
         assert all(math.isnan(value) for value in scalars(nothing, COLUMNS).values())
 
@@ -82,18 +85,16 @@ class TestScalars:
         assert curves == {"gradscope/total_norm": 3.0, "gradscope/clip_coefficient": 0.5}
 
     def test_up_to_the_limit_each_layer_has_a_chart(self) -> None:
-        curves = scalars(record_of(np.arange(LAYER_LIMIT, dtype=np.float32)), [GRAD_NORM])
+        curves = layer_scalars(record_of(np.arange(LAYER_LIMIT, dtype=np.float32)), [GRAD_NORM])
         assert [curves[f"gradscope_grad_norm/layer{i}"] for i in range(LAYER_LIMIT)] == list(range(LAYER_LIMIT))
 
-    @pytest.mark.parametrize(("layers", "per_layer"), [(LAYER_LIMIT + 1, True), (2, False)])
-    def test_beyond_the_limit_or_on_request_no_layer_has_one(self, layers: int, per_layer: bool) -> None:
-        curves = scalars(record_of(np.ones(layers, dtype=np.float32)), [GRAD_NORM], per_layer)
-        assert len(curves) == 5
-        assert not any(key.startswith("gradscope_") for key in curves)
+    def test_beyond_the_limit_no_layer_has_one(self) -> None:
+        curves = layer_scalars(record_of(np.ones(LAYER_LIMIT + 1, dtype=np.float32)), [GRAD_NORM])
+        assert curves == {}
 
     def test_a_layer_without_a_name_is_called_by_its_type(self) -> None:
         record = Record(0, 0.0, (Layer("", "Net", "parameters"),), {"grad_norm": np.ones(1, dtype=np.float32)})
-        assert scalars(record, [GRAD_NORM])["gradscope_grad_norm/Net"] == 1.0
+        assert layer_scalars(record, [GRAD_NORM])["gradscope_grad_norm/Net"] == 1.0
 
     def test_nan_is_not_written_and_infinity_is(self) -> None:
         values = scalar_values({"a": math.nan, "b": math.inf, "c": 0.5})

@@ -1,7 +1,5 @@
 """Which units of a rectifier still fire: dead, dying and revived told apart."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -34,7 +32,8 @@ class LivenessProbe(Probe):
             Metric("dying_fraction", "dying units", "fraction"),
             Metric("revived_fraction", "revived units", "fraction"),
         )
-        self._peaks: list[tuple[int, Tensor]] = []
+        self._batches: list[dict[int, Tensor]] = []
+        """The peaks of each row, of each micro-batch of the step."""
         self._silent: dict[int, Tensor] = {}
         self._ends: tuple[tuple[int, ...], Tensor] = ((), torch.zeros(0))
 
@@ -42,16 +41,25 @@ class LivenessProbe(Probe):
     def metrics(self) -> tuple[Metric, ...]:
         return self._metrics
 
+    def begin_batch(self) -> None:
+        self._batches.append({})
+
     def observe(self, row: int, activation: Activation, output: Tensor, producer: nn.Module | None) -> None:
-        if activation.kind == RECTIFIER:
-            self._peaks.append((row, stats.unit_peaks(output, unit_dimension(output, producer)).float()))
+        if activation.kind != RECTIFIER:
+            return
+        peaks = stats.unit_peaks(output, unit_dimension(output, producer)).float()
+        batch = self._batches[-1]
+        known = batch.get(row, self._silent.get(row))
+        if known is not None and known.shape != peaks.shape:
+            raise ValueError(f"the number of units changed from {len(known)} to {len(peaks)}")
+        batch[row] = torch.maximum(batch[row], peaks) if row in batch else peaks
 
     def finish(self, layers: int) -> Pending:
         revived: dict[int, Tensor] = {}
-        for batch in _batches(self._peaks):
+        for batch in filter(None, self._batches):
             for row, mask in self._update(batch).items():
                 revived[row] = revived[row] | mask if row in revived else mask
-        self._peaks = []
+        self._batches = []
         rows = np.array(list(revived), dtype=np.int64)
         widths = np.array([len(mask) for mask in revived.values()], dtype=np.int64)
 
@@ -74,9 +82,9 @@ class LivenessProbe(Probe):
         return masks.cumsum(dim=1, dtype=torch.int32)[:, self._ends[1]]
 
     def _update(self, batch: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Let one batch pass: at most one output of each row. Returns which units it revived."""
+        """Let a batch pass, row → peaks. Returns which units it revived."""
         for row, peaks in batch.items():
-            if row not in self._silent or self._silent[row].shape != peaks.shape:
+            if row not in self._silent:
                 self._silent[row] = torch.full_like(peaks, NEVER)
         widths = [len(peaks) for peaks in batch.values()]
         fired = torch.cat(list(batch.values())) > 0
@@ -106,15 +114,3 @@ def unit_dimension(output: Tensor, producer: nn.Module | None) -> int:
 
 _CHANNELS = ("out_channels", "num_features", "num_channels")
 """The attributes by which torch's convolutions, batch and instance norms, and group norm tell their channels."""
-
-
-def _batches(peaks: Iterable[tuple[int, Tensor]]) -> list[dict[int, Tensor]]:
-    """Part observations into batches: the second of the same row belongs to the second micro-batch."""
-    batches: list[dict[int, Tensor]] = []
-    for row, peak in peaks:
-        batch = next((b for b in batches if row not in b), None)
-        if batch is None:
-            batch = {}
-            batches.append(batch)
-        batch[row] = peak
-    return batches

@@ -56,6 +56,9 @@ class Probe:
         """What this probe measures."""
         raise NotImplementedError
 
+    def begin_batch(self) -> None:
+        """Begin a micro-batch: a module that runs in a loop is observed several times within one."""
+
     def observe(self, row: int, activation: Activation, output: Tensor, producer: nn.Module | None) -> None:
         """See the detached output of the activation in `row`, fed by the layer `producer`: reduce it, never keep it."""
 

@@ -64,6 +64,8 @@ class UpdateProbe(Probe):
         )
 
     def after_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
+        if optimizer not in self._before:
+            return  # a step that nobody announced: what the weights were before is not known
         weights = self._before[optimizer]
         new = [stats.sample(p) for row, p in parameters if row >= 0 and p.requires_grad]
         with torch.no_grad():

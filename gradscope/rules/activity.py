@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from gradscope.activations import ACTIVATION_KINDS, RECTIFIER
-from gradscope.records import Finding, Run, Severity
-from gradscope.rules.persistence import Mask, median, names, persistent, span
+from gradscope.activations import RECTIFIER
+from gradscope.records import LOSS, Finding, Run, Severity
+from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, median, names, persistent, span
 from gradscope.wording import counted
 
 MOSTLY_DEAD = 0.9
@@ -60,12 +61,13 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
     """Find bounded activations most of whose outputs sit at a limit, where the slope is next to zero.
 
     Condition: in at least half of the records `saturated_fraction` is at least `Thresholds.saturated_fraction`
-    (Glorot and Bengio 2010, section 3). The last activation of a net does not count when no layer with parameters
-    comes after it: a sure classifier saturates its output, and ought to.
+    (Glorot and Bengio 2010, section 3), of those in which the loss is still more than half of what it began with: a
+    net that has learned may be sure of itself. The last activation does not count when no weight layer comes after it,
+    for the output of a sure classifier saturates and ought to.
     """
     saturated = run.metric("saturated_fraction")
-    hidden = np.arange(len(run.layers)) < _last_row_with_parameters(run)
-    measured = ~np.isnan(saturated) & hidden
+    hidden = np.arange(len(run.layers)) < max(run.rows(*WEIGHT_LAYERS), default=0)
+    measured = ~np.isnan(saturated) & hidden & ~_learned(run)[:, None]
     condition = measured & (saturated >= run.thresholds.saturated_fraction)
     layers = np.flatnonzero(persistent(run, condition, measured))
     if not len(layers):
@@ -97,6 +99,16 @@ def _dead_now(run: Run, dead: Mask) -> bool:
     return len(dead) >= run.thresholds.dead_window and bool(dead[-LATEST:].all())
 
 
-def _last_row_with_parameters(run: Run) -> int:
-    rows = [i for i, layer in enumerate(run.layers) if layer.kind not in ACTIVATION_KINDS]
-    return max(rows, default=0)
+def _learned(run: Run) -> Mask:
+    """At which records the loss is at most half of what it began with: bool[S], all False without a loss.
+
+    The loss is a median over the latest records, for one easy batch is no success and one hard batch no relapse.
+    """
+    loss, window = run.series(LOSS), run.thresholds.minimum_records
+    start = loss[np.isfinite(loss)][:window]
+    if not len(start) or not np.median(start) > 0:
+        return np.zeros(len(loss), dtype=bool)
+    known = np.where(np.isfinite(loss), loss, np.inf)
+    padded = np.concatenate([np.full(window - 1, np.inf), known])
+    learned: Mask = np.median(sliding_window_view(padded, window), axis=1) <= np.median(start) / 2
+    return learned

@@ -7,12 +7,8 @@ import numpy.typing as npt
 
 from gradscope.activations import RECTIFIER, SATURATING
 from gradscope.records import TOTAL_NORM, Finding, Run, Severity
-from gradscope.rules.persistence import Mask, median, names, persistent, span
+from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, median, names, persistent, span
 from gradscope.wording import counted
-
-WEIGHT_LAYERS = ("linear", "convolution", "recurrent", "attention")
-"""Kinds of layers whose gradient norms compare over depth. Embeddings see few rows a batch, normalization layers hold
-few and differently scaled parameters: their norms say little beside those of a weight matrix."""
 
 ALL_DEAD = 0.99
 """Share of dead units from which a rectifier lets nothing through: what stands before it is not cut off by itself."""

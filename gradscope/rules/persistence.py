@@ -9,6 +9,10 @@ from gradscope.records import Run
 
 Mask = npt.NDArray[np.bool_]
 
+WEIGHT_LAYERS = ("linear", "convolution", "recurrent", "attention")
+"""Kinds of layers whose gradient norms compare over depth. Embeddings see few rows a batch, normalization layers hold
+few and differently scaled parameters: their norms say little beside those of a weight matrix."""
+
 
 def persistent(run: Run, condition: Mask, measured: Mask) -> Mask:
     """Say for which layers `condition` holds often enough: bool[L] from bool[S, L].

@@ -210,6 +210,18 @@ def test_a_sure_classifier_may_saturate_its_output() -> None:
     assert diagnose(output) == ()
 
 
+def test_a_net_that_has_learned_may_be_saturated_and_one_that_has_not_may_not() -> None:
+    late = np.zeros((40, 3))
+    late[8:] = 0.9
+    run = activation_run("saturating", "Sigmoid", {"saturated_fraction": late})
+    falling, hard_batches = np.full(40, 0.1), np.arange(40) % 7 == 0
+    falling[:8], falling[hard_batches] = 2.0, 1.9
+    assert diagnose(replace(run, globals={"loss": falling})) == ()
+    assert codes(diagnose(replace(run, globals={"loss": np.full(40, 2.0)}))) == ["saturated_activation"]
+    relapsed = np.where(np.arange(40) < 12, falling, 2.0)
+    assert codes(diagnose(replace(run, globals={"loss": relapsed}))) == ["saturated_activation"]
+
+
 # ------------------------------------------------------------------ SELU
 
 
