@@ -58,14 +58,16 @@ class Recorder:
         self.detach()
         self.stepped = False
         self._optimizers = list(optimizers)
+        self._announced.clear()
         self._losses = []
         hook = _ForwardHook(self)
         for module in self.table.hookable():
             with self._shielded(f"hook at {type(module).__name__}"):
                 self._handles.append(module.register_forward_hook(hook))
         for optimizer in optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
-            self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
+            with self._shielded(f"hook at {type(optimizer).__name__}"):
+                self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
+                self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
         self.begin_batch()
 
     def begin_batch(self) -> None:
@@ -122,7 +124,7 @@ class Recorder:
             for row in self.table.never_ran()
             if row in self.table.activations
         }
-        idle = {names[row]: "trainable, but in no optimizer" for row in self._rows_in_no_optimizer()}
+        idle = {names[row]: "trainable, but in no optimizer" for row in self._rows_in_no_optimizer() if row >= 0}
         return Coverage({**never, **idle, **self.failures})
 
     def _rows_in_no_optimizer(self) -> set[int]:

@@ -62,6 +62,34 @@ def test_a_step_that_is_announced_and_does_not_come_was_skipped() -> None:
     assert np.isfinite(record.metrics["grad_norm"][::2]).all()
 
 
+def test_a_skipped_step_does_not_hide_the_next_record() -> None:
+    step = Step()
+    step.recorder.before_optimizer_step(step.optimizer)
+    step.record()
+    step.recorder.begin([step.optimizer])
+    step.backward()
+    step.optimizer.step()  # past Lightning, which announces nothing
+    assert np.isfinite(step.record().metrics["grad_norm"][::2]).all()
+
+
+def test_a_tied_weight_whose_owner_is_not_watched_names_nobody() -> None:
+    embedding, head = nn.Embedding(4, 3), nn.Linear(3, 4, bias=False)
+    head.weight = embedding.weight
+    recorder = Recorder(nn.Sequential(embedding, head), Thresholds(), lambda name: name == "1")
+    recorder.begin([torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)])
+    assert recorder.coverage().unseen == {}
+
+
+def test_an_optimizer_that_takes_no_hooks_costs_its_own_measurements_alone() -> None:
+    class Foreign:
+        param_groups: tuple[dict[str, list[nn.Parameter]], ...] = ()
+
+    recorder = Recorder(mlp(), Thresholds(), lambda name: True)
+    recorder.begin([Foreign()])  # type: ignore[list-item]
+    assert list(recorder.failures) == ["hook at Foreign"]
+    assert recorder.listening
+
+
 def test_of_two_steps_in_a_record_the_last_counts_also_when_it_is_skipped() -> None:
     step = Step()
     step.recorder.before_optimizer_step(step.optimizer)
