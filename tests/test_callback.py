@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 import gradscope
@@ -394,6 +395,23 @@ def test_works_with_every_logger_or_none(logger: Any, tmp_path: Path) -> None:
     tables = [path.read_text().splitlines()[0] for path in tmp_path.rglob("metrics.csv")]
     assert len(tables) == (logger in ("csv", "both"))
     assert all("gradscope/grad_norm/median" in header for header in tables)
+
+
+def test_verdicts_are_written_on_the_way_and_the_picture_at_the_end(tmp_path: Path) -> None:
+    fitted(Classifier(mlp()), GradScope(summary=False), 30, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    assert [e.step for e in events.Tensors("gradscope/heat_map/grad_norm")] == [20]
+    assert [e.step for e in events.Tensors("gradscope/verdict")] == [9, 20]
+
+
+def test_only_rank_zero_writes_and_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda trainer: False))
+    scope = fitted(Classifier(mlp()), GradScope(), logger=CSVLogger(tmp_path, name="", version=""))
+    assert len(scope.run.steps) == 6, "every rank measures"
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_fast_dev_run_and_no_log() -> None:
