@@ -11,12 +11,13 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradscope import options
 from gradscope.history import History
 from gradscope.layers import NamePatterns
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Metric, Overhead, Record, Run
 from gradscope.rules import diagnose
-from gradscope.sinks import LOG_PARTS, ScalarSink, Sink, TensorBoardSink
+from gradscope.sinks import ScalarSink, Sink, TensorBoardSink
 from gradscope.thresholds import Thresholds
 
 P = ParamSpec("P")
@@ -81,11 +82,11 @@ class GradScope(pl.Callback):
         log: bool | Collection[str] = True,
         summary: bool = True,
     ) -> None:
-        self.every_n_steps = _every_n_steps(every_n_steps)
-        self.thresholds = _thresholds(thresholds)
-        self.layers = NamePatterns(_patterns(layers))
-        self.summary = _summary(summary)
-        self._parts = _log_parts(log)  # Lightning overwrites `log` of every callback
+        self.every_n_steps = options.every_n_steps(every_n_steps)
+        self.thresholds = options.thresholds(thresholds)
+        self.layers = NamePatterns(options.patterns(layers))
+        self.summary = options.summary(summary)
+        self._parts = options.log_parts(log)  # Lightning overwrites `log` of every callback
         self._start_over()
 
     def _start_over(self) -> None:
@@ -337,42 +338,3 @@ def _sink(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> S
     if isinstance(logger, TensorBoardLogger) and not type(logger.experiment).__module__.startswith("tensorboardX"):
         return TensorBoardSink(logger.experiment, columns, parts)
     return ScalarSink(lambda metrics, step: logger.log_metrics(dict(metrics), step), columns, parts)
-
-
-def _every_n_steps(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`every_n_steps` must be an integer, got {value!r}; give the number of steps between records")
-    if value < 1:
-        raise ValueError(f"`every_n_steps` must be at least 1, got {value}; 1 records every step")
-    return value
-
-
-def _summary(value: bool) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"`summary` must be True or False, got {value!r}; False prints nothing at the end of a fit")
-    return value
-
-
-def _thresholds(value: Thresholds | None) -> Thresholds:
-    if value is not None and not isinstance(value, Thresholds):
-        raise TypeError(
-            f"`thresholds` must be a gradscope.Thresholds, got {value!r}; Thresholds(dead_fraction=0.6), say"
-        )
-    return value or Thresholds()
-
-
-def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:
-    patterns = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
-    if not patterns or not all(isinstance(p, str) and p.removeprefix("!") for p in patterns):
-        raise TypeError(f"`layers` must be a glob pattern or several, got {value!r}; ['encoder.*', '!*.norm'], say")
-    return patterns
-
-
-def _log_parts(value: bool | Collection[str]) -> frozenset[str]:
-    if isinstance(value, bool):
-        return frozenset(LOG_PARTS if value else ())
-    if isinstance(value, str) or not isinstance(value, Collection):
-        raise TypeError(f"`log` must be True, False or a collection of {', '.join(LOG_PARTS)}, got {value!r}")
-    if unknown := [part for part in value if part not in LOG_PARTS]:
-        raise ValueError(f"`log` must hold some of {', '.join(LOG_PARTS)}, got {unknown[0]!r}; leave it out")
-    return frozenset(value)

@@ -9,10 +9,6 @@ from gradscope import stock
 from gradscope.events import Encoder
 from gradscope.records import Finding, Metric, Record, Run
 
-LOG_PARTS = ("tensors", "scalars", "layers", "distribution", "heat_map", "verdicts")
-"""What can go to a logger: the record itself, as `gradscope summary` reads it; aggregates over layers; scalars of each
-layer while there are at most 32; a histogram over layers; an image of layers by steps; a table of findings."""
-
 HEAT_MAPS = ("grad_norm",)
 
 

@@ -1,0 +1,56 @@
+"""The options of `GradScope`: what a user may give, checked, with an error that says what to give instead.
+
+Each function raises TypeError for what is of another type, ValueError for what is out of range.
+"""
+
+from collections.abc import Collection, Sequence
+
+from gradscope.thresholds import Thresholds
+
+LOG_PARTS = ("tensors", "scalars", "layers", "distribution", "heat_map", "verdicts")
+"""What can go to a logger: the record itself, as `gradscope summary` reads it; aggregates over layers; scalars of each
+layer while there are at most 32; a histogram over layers; an image of layers by steps; a table of findings."""
+
+
+def every_n_steps(value: int) -> int:
+    """Return the steps between records: an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`every_n_steps` must be an integer, got {value!r}; give the number of steps between records")
+    if value < 1:
+        raise ValueError(f"`every_n_steps` must be at least 1, got {value}; 1 records every step")
+    return value
+
+
+def summary(value: bool) -> bool:
+    """Return whether to print at the end of a fit."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`summary` must be True or False, got {value!r}; False prints nothing at the end of a fit")
+    return value
+
+
+def thresholds(value: Thresholds | None) -> Thresholds:
+    """Return the thresholds, the default ones for None."""
+    if value is not None and not isinstance(value, Thresholds):
+        raise TypeError(
+            f"`thresholds` must be a gradscope.Thresholds, got {value!r}; Thresholds(dead_fraction=0.6), say"
+        )
+    return value or Thresholds()
+
+
+def patterns(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the glob patterns: one or several, none of them empty."""
+    given = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
+    if not given or not all(isinstance(p, str) and p.removeprefix("!") for p in given):
+        raise TypeError(f"`layers` must be a glob pattern or several, got {value!r}; ['encoder.*', '!*.norm'], say")
+    return given
+
+
+def log_parts(value: bool | Collection[str]) -> frozenset[str]:
+    """Return which of `LOG_PARTS` to log."""
+    if isinstance(value, bool):
+        return frozenset(LOG_PARTS if value else ())
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise TypeError(f"`log` must be True, False or a collection of {', '.join(LOG_PARTS)}, got {value!r}")
+    if unknown := [part for part in value if part not in LOG_PARTS]:
+        raise ValueError(f"`log` must hold some of {', '.join(LOG_PARTS)}, got {unknown[0]!r}; leave it out")
+    return frozenset(value)
