@@ -45,8 +45,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "LogSigmoid": Activation(SMOOTH),
 }
 
-ACTIVATION_KINDS = frozenset({RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH})
-
 
 def classify(class_names: Iterable[str]) -> Activation | None:
     """Return what the first known of `class_names` is, or None where none is known.

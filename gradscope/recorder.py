@@ -137,13 +137,15 @@ class Recorder:
     def ran(self, module: nn.Module, output: object) -> None:
         """See `output` of `module`: called by the forward hook while listening."""
         start = time.perf_counter()
-        with self._shielded("forward hook"):
+        try:
             # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over
             # is not a batch.
             recomputed = torch._C._current_graph_task_id() != -1
             mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
             if not recomputed and not mapped:
                 self._see(module, output)
+        except Exception as error:
+            self._failed("forward hook", error)
         self.seconds += time.perf_counter() - start
 
     def _see(self, module: nn.Module, output: object) -> None:
@@ -166,8 +168,10 @@ class Recorder:
         for probe_name, probe in self._probes.items():
             slot = f"{probe_name} at {name}"
             if probe_name not in self.failures and slot not in self.failures:
-                with self._shielded(slot):
+                try:
                     probe.observe(row, activation, output.detach(), self._producer)
+                except Exception as error:
+                    self._failed(slot, error)
 
     def _unannounced_step(self, optimizer: Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         # An optimizer that the user steps past Lightning. With a closure its gradients are still to come.
@@ -200,8 +204,12 @@ class Recorder:
     def _shielded(self, slot: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever fails in here must not end the training
-            self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
+        except Exception as error:
+            self._failed(slot, error)
+
+    def _failed(self, slot: str, error: Exception) -> None:
+        # Whatever fails in here must not end the training.
+        self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
 
     def _record(self, flight: "_InFlight") -> Record:
         measured = []

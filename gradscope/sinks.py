@@ -38,7 +38,7 @@ class TensorBoardSink:
         summary.value.extend(stock.scalar_values(_scalars(record, self._columns, self._parts)))
         if "distribution" in self._parts and (distribution := stock.distribution(record)) is not None:
             summary.value.append(distribution)
-        self._write(summary, record.step)
+        self._write(summary, record.step, record.wall_time)
 
     def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
         summary = Summary()
@@ -52,11 +52,11 @@ class TensorBoardSink:
             summary.value.extend(image for image in images if image is not None)
         self._write(summary, int(run.steps[-1]) if len(run.steps) else 0)
 
-    def _write(self, summary: Summary, step: int) -> None:
+    def _write(self, summary: Summary, step: int, wall_time: float | None = None) -> None:
         # The writer's own file: a second event file beside it would hide the user's curves from some readers.
         file_writer = self._writer.file_writer or self._writer._get_file_writer()
         if summary.value:
-            file_writer.add_summary(summary, step)
+            file_writer.add_summary(summary, step, wall_time)
 
 
 class ScalarSink:

@@ -1,7 +1,7 @@
 """Statistics of tensors: pure functions, tensor in, tensor out, nothing leaves the device.
 
-All of them take tensors of any real floating dtype unless said otherwise, and return float32 on the tensor's
-device. None keeps its input, draws a random number, synchronises with the device or leaves a trace in autograd.
+All of them take tensors of any real floating dtype, and return float32 on the tensor's device, unless said
+otherwise. None keeps its input, draws a random number, synchronises with the device or leaves a trace in autograd.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ from torch import Tensor
 
 ROW = 256
 """Elements that one accumulator sums on the CPU. `torch.linalg.vector_norm` there adds in float32 along the whole
-tensor and is off by 1.5e-5 for a million elements; norms of rows of 256, combined, are exact to 1e-7 at equal cost."""
+tensor and is off by 1.5e-5 for a million elements. Norms of rows of 256, combined, are exact to 1e-7, and for a large
+tensor they cost the same."""
 
 SUBSAMPLE = 2**18
-"""Elements from which moments and fractions are estimated: their standard error is then under 0.2 % of the
-standard deviation, and the temporaries stay in the cache."""
+"""Elements from which moments and fractions are estimated. Were they independent, the standard error of a mean would
+be 0.2 % of the standard deviation; and the temporaries stay in the cache."""
 
 
 @torch.no_grad()

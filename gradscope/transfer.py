@@ -22,14 +22,14 @@ class Transfer:
         if device.type == "cuda":
             self._host = torch.empty(joined.shape, dtype=torch.float32, pin_memory=True)
             self._host.copy_(joined, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for events
             self._arrived.record(torch.cuda.current_stream(device))
         else:
             self._host = joined.cpu()
 
     def ready(self) -> bool:
         """Say whether the copy has arrived, without waiting."""
-        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
+        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]  # likewise
 
     def numpy(self) -> Floats:
         """Return the copy, float32[n]; waits for it where it is not `ready`."""

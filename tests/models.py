@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -77,8 +76,3 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
         "log_every_n_steps": 1,
     }
     return pl.Trainer(callbacks=list(callbacks), **(defaults | options))
-
-
-def quiet_root(tmp_path: Path) -> dict[str, Any]:
-    """Trainer options that keep files under `tmp_path`."""
-    return {"default_root_dir": str(tmp_path)}

@@ -375,6 +375,7 @@ def test_a_log_read_back_is_the_run(tmp_path: Path) -> None:
     assert loaded.overhead.records == 6
     assert 0 < loaded.overhead.gradscope_seconds < loaded.overhead.fit_seconds
     assert list(loaded.steps) == list(scope.run.steps)
+    assert list(loaded.wall_times) == list(scope.run.wall_times)
     for name, values in scope.run.metrics.items():
         np.testing.assert_array_equal(loaded.metrics[name], values, err_msg=name)
     for name, series in scope.run.globals.items():

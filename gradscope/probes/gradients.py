@@ -60,6 +60,7 @@ class GradientProbe(Probe):
         self._after[optimizer] = _measure(parameters)
 
     def finish(self, layers: int) -> Pending:
+        skipped = not self._before.keys() <= self._after.keys()
         before, after = list(self._before.values()), list(self._after.values())
         self._before, self._after = {}, {}
 
@@ -73,7 +74,7 @@ class GradientProbe(Probe):
                     NO_GRADIENT_FRACTION.name: first.missing(),
                     NONFINITE.name: first.nonfinite(),
                 },
-                _totals(first, last, skipped=len(after) < len(before)),
+                _totals(first, last, skipped),
             )
 
         return Pending([n.norms for n in (*before, *after)], resolve)

@@ -193,8 +193,8 @@ def _vanished(run: Run) -> Mask:
 def _last_dead_rectifier(run: Run) -> int:
     """The row of the last rectifier that is dead altogether for most of the run, else 0."""
     dead = run.metric("dead_fraction")
-    rows = [i for i in run.rows(RECTIFIER) if persistent(run, dead >= ALL_DEAD, ~np.isnan(dead))[i]]
-    return max(rows, default=0)
+    shut = persistent(run, dead >= ALL_DEAD, ~np.isnan(dead))
+    return max((int(row) for row in run.rows(RECTIFIER) if shut[row]), default=0)
 
 
 def _steepest(type_name: str) -> float:
