@@ -46,6 +46,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def clipped(low: float, high: float) -> Activation:
+    """Return what a Hardtanh with these limits is: cut off below at zero it dies like a ReLU."""
+    return Activation(RECTIFIER) if low == 0 else Activation(SATURATING, (low, high))
+
+
 def classify(class_names: Iterable[str]) -> Activation | None:
     """Return what the first known of `class_names` is, or None where none is known.
 

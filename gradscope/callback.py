@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
+from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.layers import NamePatterns
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Metric, Overhead, Record, Run
 from gradscope.rules import diagnose
+from gradscope.scaling import LossScale
 from gradscope.sinks import ScalarSink, Sink, TensorBoardSink
 from gradscope.thresholds import Thresholds
 
@@ -97,8 +99,12 @@ class GradScope(pl.Callback):
         self._recording = False
         self._micro_batches = 0
         self._off = ""
+        self._warned = False
+        self._scale = LossScale(None)
+        self._untouched = False
         self._columns: tuple[Metric, ...] = ()
         self._unseen: dict[str, str] = {}
+        self._measured: Mapping[str, int] = {}
         self._announced: set[str] = set()
         self._diagnose_at = FIRST_STEPS
         self._seconds = 0.0
@@ -137,7 +143,8 @@ class GradScope(pl.Callback):
         self._columns = self._recorder.columns
         if trainer.world_size > 1:
             self._unseen["other ranks"] = "activations are those of rank zero; gradients are merged by the strategy"
-        self._warn_of_gaps(self._recorder)
+        self._scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
+        self._untouched = _gradients_are_left_alone(trainer, pl_module, self)
 
     @_shielded
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -154,7 +161,7 @@ class GradScope(pl.Callback):
         if self._recording:
             self._recorder.begin_batch()
         elif self._due(_logged_step(trainer)):
-            self._recorder.begin(trainer.optimizers)
+            self._recorder.begin(trainer.optimizers, self._scale, self._untouched)
             self._recording, self._micro_batches = True, 0
 
     @_shielded
@@ -165,9 +172,10 @@ class GradScope(pl.Callback):
 
     @_shielded
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen again where a training step goes on to another forward."""
-        if self._recorder is not None and self._recording:
-            self._recorder.listening = not pl_module.automatic_optimization
+        """Measure before the user of manual optimization clips, and listen again: the step may go on to a forward."""
+        if self._recorder is not None and self._recording and not pl_module.automatic_optimization:
+            self._recorder.listening = True
+            self._recorder.after_backward()
 
     @_shielded
     def on_before_optimizer_step(
@@ -186,6 +194,7 @@ class GradScope(pl.Callback):
             return
         if self._recording:
             self._recorder.end_batch(_loss(trainer, outputs))
+            self._warn_of_gaps(self._recorder)
             self._micro_batches += 1
             if self._recorder.stepped:
                 self._recorder.end(_logged_step(trainer))
@@ -209,7 +218,7 @@ class GradScope(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
         if self._recorder is not None:
-            self._recorder.detach()
+            self._recorder.release()
         for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
             self.__dict__.pop(method_of_the_model, None)
 
@@ -248,7 +257,10 @@ class GradScope(pl.Callback):
 
     def _release(self, recorder: Recorder) -> None:
         """Let go of the model and its optimizers: the user may want their memory back."""
-        self._unseen.update(recorder.coverage().unseen)
+        recorder.release()
+        coverage = recorder.coverage()
+        self._unseen.update(coverage.unseen)
+        self._measured = coverage.measured
         self._seconds += recorder.seconds
         self._recorder = None
 
@@ -274,10 +286,15 @@ class GradScope(pl.Callback):
         self._sinks = working
 
     def _coverage(self) -> Coverage:
-        unseen = self._unseen | (dict(self._recorder.coverage().unseen) if self._recorder else {})
-        return Coverage(unseen | ({"GradScope": self._off} if self._off else {}))
+        coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
+        off = {"GradScope": self._off} if self._off else {}
+        return Coverage({**self._unseen, **coverage.unseen, **off}, coverage.measured)
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
+        """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""
+        if self._warned:
+            return
+        self._warned = True
         table = recorder.table
         if not table.candidates:
             self._say("found nothing to watch: the model has no parameters and no activation modules.")
@@ -290,9 +307,10 @@ class GradScope(pl.Callback):
         if not table.rows:
             self._say(f"watches no layer: `layers` excludes all {len(table.candidates)}.")
         if not any(table.candidates.values()):
+            why = recorder.forward.unseen().get(FUNCTIONS, "none was called")
             self._say(
-                "found no activation modules, so only gradients and weights are measured; functions like F.relu cannot "
-                "be seen, modules like torch.nn.ReLU can."
+                "found no activation modules, so only gradients and weights are measured; activations called as "
+                f"functions: {why}."
             )
 
     def _announce_failures(self, recorder: Recorder) -> None:
@@ -302,7 +320,7 @@ class GradScope(pl.Callback):
 
     def _switch_off(self, reason: str) -> None:
         if self._recorder is not None:
-            self._recorder.detach()
+            self._recorder.release()
         self._recording = False
         if not self._off:
             self._off = f"switched itself off: {reason}"
@@ -311,6 +329,21 @@ class GradScope(pl.Callback):
     def _say(self, message: str) -> None:
         # Not `warnings.warn`: where the user turns warnings into errors it would end the training.
         _logger.warning("GradScope: %s", message)
+
+
+def _gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, scope: pl.Callback) -> bool:
+    """Say whether only Lightning's own code runs between our `on_before_optimizer_step` and the optimizer.
+
+    A user's may change gradients through `.data`, which autograd does not count.
+    """
+    hooks = ("on_before_optimizer_step", "configure_gradient_clipping", "clip_gradients", "optimizer_step")
+    callbacks = [c for c in trainer.callbacks if c is not scope]  # type: ignore[attr-defined]
+    return (
+        module.automatic_optimization
+        and all(getattr(type(module), hook) is getattr(pl.LightningModule, hook) for hook in hooks)
+        and all(type(c).on_before_optimizer_step is pl.Callback.on_before_optimizer_step for c in callbacks)
+        and not any(optimizer._optimizer_step_pre_hooks for optimizer in trainer.optimizers)
+    )
 
 
 def _logged_step(trainer: pl.Trainer) -> int:

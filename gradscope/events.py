@@ -71,7 +71,7 @@ class Encoder:
         """Return what a run knows about itself as one JSON object; the last one written is the one read."""
         status = {
             "thresholds": thresholds.changed(),
-            "coverage": {"unseen": dict(coverage.unseen)},
+            "coverage": {"unseen": dict(coverage.unseen), "measured": dict(coverage.measured)},
             "overhead": dataclasses.asdict(overhead),
         }
         return Summary(value=[self._value(STATUS_TAG, _strings([_json(status)], (1,)), {"kind": "status"})])
@@ -305,11 +305,14 @@ def _read_layers(tensor: TensorProto, reading: _Reading) -> None:
 def _read_status(tensor: TensorProto, reading: _Reading) -> None:
     status = _parsed(tensor.string_val[0] if tensor.string_val else b"")
     try:
-        thresholds, unseen, overhead = status["thresholds"], status["coverage"]["unseen"], status["overhead"]
-        if not all(map(_is_threshold, thresholds.values())) or not all(map(_is_number, overhead.values())):
+        thresholds, coverage, overhead = status["thresholds"], status["coverage"], status["overhead"]
+        measured = coverage.get("measured", {})
+        numbers = (*overhead.values(), *measured.values())
+        if not all(map(_is_threshold, thresholds.values())) or not all(map(_is_number, numbers)):
             raise ValueError
         reading.thresholds = Thresholds.restored(thresholds)
-        reading.coverage = Coverage({str(what): str(why) for what, why in unseen.items()})
+        unseen = {str(what): str(why) for what, why in coverage["unseen"].items()}
+        reading.coverage = Coverage(unseen, {str(what): int(number) for what, number in measured.items()})
         known = {f.name for f in dataclasses.fields(Overhead)}
         reading.overhead = Overhead(**{name: value for name, value in overhead.items() if name in known})
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from gradscope.activations import RECTIFIER, SATURATING, Activation, classify
+from gradscope.activations import Activation, classify, clipped
 from gradscope.records import Layer
 
 CALL_LIMIT = 8
@@ -52,13 +52,11 @@ class NamePatterns:
         return [p for p in self.patterns if not any(fnmatchcase(name, p.removeprefix("!")) for name in known)]
 
 
-_WITH_FAST_PATH = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
-
-
 class LayerTable:
     """The rows of a model; `watch` says by a layer's name whether it is one. A row keeps its number for good.
 
-    An activation that is called several times in one forward has a row for each call.
+    An activation that is called several times in one forward has a row for each call. One that is called as a function
+    has its first row once it was.
     """
 
     def __init__(self, model: nn.Module, watch: Callable[[str], bool]) -> None:
@@ -72,44 +70,43 @@ class LayerTable:
         self._row_of_parameter: dict[int, int] = {}
         self._containers: dict[int, str] = {}
         """Rows of modules with modules inside, and what the names of those begin with."""
-        self._encoders = [m for m in model.modules() if isinstance(m, _WITH_FAST_PATH)]
+        self.names = {module: _plain(path) for path, module in model.named_modules()}
+        """The name of each module, the first of several."""
+        self._watch = watch
+        self._activation_modules: set[nn.Module] = set()
         self._rows_of_module: dict[nn.Module, list[int]] = {}
-        self._calls: dict[nn.Module, int] = {}
+        self._rows_of_function: dict[tuple[nn.Module, str], list[int]] = {}
+        self._calls: dict[object, int] = {}
         self._executed: dict[int, int] = {}
         self._order = np.empty(0, dtype=np.int64)
         self._ordered: tuple[Layer, ...] = ()
         self._settled = (0, 0)
         for name, module, activation in _candidates(model):
             self.candidates[name] = activation is not None
+            if activation is not None:
+                self._activation_modules.add(module)
             row = self._add(name, module, activation) if watch(name) else -1
             for parameter in module.parameters(recurse=False):
                 self._row_of_parameter.setdefault(id(parameter), row)
 
     def _add(self, name: str, module: nn.Module, activation: Activation | None) -> int:
-        row = self._new_row(Layer(name, type(module).__name__, activation.kind if activation else _kind(module)))
+        kind = activation.kind if activation else _kind(module)
+        row = self._new_row(Layer(name, type(module).__name__, kind), activation)
         self.modules.append(module)
         self._rows_of_module[module] = [row]
         if next(module.children(), None) is not None:
             self._containers[row] = "" if name == ROOT else f"{name}."
-        if activation is not None:
-            self.activations[row] = activation
         return row
 
-    def _new_row(self, layer: Layer) -> int:
+    def _new_row(self, layer: Layer, activation: Activation | None) -> int:
         self.rows.append(layer)
+        if activation is not None:
+            self.activations[len(self.rows) - 1] = activation
         return len(self.rows) - 1
 
     def row_of_parameter(self, parameter: Tensor) -> int:
         """Return the row of the layer that owns `parameter`, the first of several: -1 if that is not watched."""
         return self._row_of_parameter.get(id(parameter), -1)
-
-    def hookable(self) -> list[nn.Module]:
-        """Return the modules that may be hooked now: not the inside of a transformer layer in evaluation mode.
-
-        There torch takes a fast path of its own when no hook is on, and its results may differ in the last bit.
-        """
-        fast = {m for encoder in self._encoders if not encoder.training for m in encoder.modules()}
-        return [m for m in self.modules if m not in fast] if fast else self.modules
 
     def restart_calls(self) -> None:
         """Make each module's next call its first: a forward begins."""
@@ -120,15 +117,52 @@ class LayerTable:
         rows = self._rows_of_module.get(module)
         if rows is None:
             return None
-        call = 0
-        if rows[0] in self.activations:
-            call = self._calls[module] = min(self._calls.get(module, -1) + 1, CALL_LIMIT - 1)
-            if call == len(rows):
-                first = self.rows[rows[0]]
-                rows.append(self._new_row(Layer(f"{first.name}#{call + 1}", first.type, first.kind)))
-                self.activations[rows[call]] = self.activations[rows[0]]
-        self._executed.setdefault(rows[call], len(self._executed))
+        row = self._row_of_next_call(module, rows) if rows[0] in self.activations else rows[0]
+        if row not in self._executed:
+            self._executed[row] = len(self._executed)
+        return row
+
+    def is_activation(self, module: nn.Module) -> bool:
+        """Say whether `module` is an activation, watched or not."""
+        return module in self._activation_modules
+
+    def row_of_function(self, caller: nn.Module, function: str, activation: Activation) -> int | None:
+        """Note that `caller` called `function`, and return the row of this call, named after both: ``block1.relu``.
+
+        None where that is not watched, and for a copy of a module.
+        """
+        if caller not in self.names:
+            return None
+        key = caller, function
+        if key not in self._rows_of_function:
+            name = ".".join(part for part in (self.names[caller], function) if part)
+            name = f"{name}()" if name in self.candidates else name
+            self.candidates[name] = True
+            row = self._new_row(Layer(name, function, activation.kind), activation) if self._watch(name) else None
+            self._rows_of_function[key] = [] if row is None else [row]
+        rows = self._rows_of_function[key]
+        if not rows:
+            return None
+        row = self._row_of_next_call(key, rows)
+        self._executed.setdefault(row, len(self._executed))
+        return row
+
+    def _row_of_next_call(self, key: object, rows: list[int]) -> int:
+        call = self._calls[key] = min(self._calls.get(key, -1) + 1, CALL_LIMIT - 1)
+        if call == len(rows):
+            first = self.rows[rows[0]]
+            layer = Layer(f"{first.name}#{call + 1}", first.type, first.kind)
+            rows.append(self._new_row(layer, self.activations[rows[0]]))
         return rows[call]
+
+    @property
+    def functions(self) -> set[int]:
+        """The rows of activations called as functions."""
+        return {row for rows in self._rows_of_function.values() for row in rows}
+
+    def rows_within(self, root: nn.Module) -> set[int]:
+        """Return the rows of `root` and of the modules inside it."""
+        return {row for module in root.modules() for row in self._rows_of_module.get(module, [])}
 
     def never_ran(self) -> list[int]:
         """Return the rows whose module was never called."""
@@ -165,16 +199,18 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Activation |
     for path, module in model.named_modules():
         activation = _activation(module)
         if activation is not None or next(module.parameters(recurse=False), None) is not None:
-            name = ".".join(part for part in path.split(".") if part not in _WRAPPERS) or ROOT
-            yield name, module, activation
+            yield _plain(path) or ROOT, module, activation
+
+
+def _plain(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
 def _activation(module: nn.Module) -> Activation | None:
     activation = classify(c.__name__ for c in type(module).__mro__)
     if not isinstance(module, nn.Hardtanh) or isinstance(module, nn.ReLU6):
         return activation
-    # Its limits are the user's; one that is cut off below at zero dies like a ReLU.
-    return Activation(RECTIFIER) if module.min_val == 0 else Activation(SATURATING, (module.min_val, module.max_val))
+    return clipped(module.min_val, module.max_val)  # its limits are the user's
 
 
 def _kind(module: nn.Module) -> str:

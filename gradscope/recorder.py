@@ -3,8 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,12 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.activations import Activation
+from gradscope.forward import ForwardWatch
 from gradscope.layers import LayerTable
 from gradscope.probes import PROBES, Probe
-from gradscope.probes.probe import Measured, OwnedParameter, Pending
+from gradscope.probes.probe import Measured, Parameters, Pending, Step
 from gradscope.records import LOSS, NONFINITE_LOSS, Coverage, Floats, Layer, Metric, Record
+from gradscope.scaling import LossScale
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
 
@@ -31,39 +32,66 @@ class Recorder:
     A step goes `begin`, forward, backward, `before_optimizer_step`, the optimizer's step, `end_batch`, `end`;
     with several micro-batches the first and `begin_batch` to `end_batch` repeat. `poll` then gives its record: at
     once on the CPU, as soon as the copy has arrived on CUDA. Hooks are on the model and its optimizers between
-    `begin` and `end` or `detach`, at no other time, and see forwards only while `listening`. Whatever fails
-    inside switches itself off and stands in `failures`; nothing here raises into the training.
+    `begin` and `end` or `detach`, at no other time (but for compiled code: see `ForwardWatch`), and see forwards only
+    while `listening`. Whatever fails inside switches itself off and stands in `failures`; nothing here raises into the
+    training.
     """
 
-    def __init__(self, model: nn.Module, thresholds: Thresholds, watch: Callable[[str], bool]) -> None:
+    def __init__(
+        self, model: nn.Module, thresholds: Thresholds, watch: Callable[[str], bool], exact: bool = False
+    ) -> None:
         self.table = LayerTable(model, watch)
-        self.columns = _columns(probes := [probe(thresholds) for probe in PROBES])
+        self.columns = _columns(probes := [probe(thresholds, exact) for probe in PROBES])
         self.failures: dict[str, str] = {}
         """What switched itself off, a probe or a probe at one layer, and the error that made it."""
-        self.listening = False
         self.stepped = False
         """Whether an optimizer has stepped, or tried to, since `begin`."""
-        self.seconds = 0.0
-        """Host time spent in hooks on the model and on the optimizers."""
+        lasting = [m for m in self.table.modules if self.table.is_activation(m)]
+        self.forward = ForwardWatch(model, self.table.modules, lasting, self._see, self._see_function)
         self._probes: dict[str, Probe] = {type(p).__name__: p for p in probes}
+        self._observers = [(n, p) for n, p in self._probes.items() if type(p).observe is not Probe.observe]
         self._optimizers: list[Optimizer] = []
+        self._parameters: dict[int, tuple[list[int], Parameters]] = {}
+        self._scale = LossScale(None)
+        self._untouched = False
         self._handles: list[RemovableHandle] = []
         self._losses: list[Tensor] = []
         self._producer: nn.Module | None = None
+        self._producers: dict[int, nn.Module] = {}
+        """What was seen to feed the activation in each row, for steps in which only activations are looked at."""
         self._in_flight: list[_InFlight] = []
         self._announced: set[Optimizer] = set()
+        self._seconds = 0.0
 
-    def begin(self, optimizers: Sequence[Optimizer]) -> None:
-        """Attach to the model and to `optimizers`, and listen to the first micro-batch."""
+    @property
+    def listening(self) -> bool:
+        """Whether forwards are seen."""
+        return self.forward.listening
+
+    @listening.setter
+    def listening(self, on: bool) -> None:
+        self.forward.listening = on
+
+    @property
+    def seconds(self) -> float:
+        """Host time spent in hooks on the model and on the optimizers."""
+        return self._seconds + self.forward.seconds
+
+    def begin(self, optimizers: Sequence[Optimizer], scale: LossScale | None = None, untouched: bool = False) -> None:
+        """Attach to the model and to `optimizers`, and listen to the first micro-batch.
+
+        `untouched` promises that nobody changes gradients between `before_optimizer_step` and the optimizer without
+        autograd knowing of it.
+        """
         self.detach()
         self.stepped = False
         self._optimizers = list(optimizers)
+        self._scale = scale or LossScale(None)
+        self._untouched = untouched
         self._announced.clear()
         self._losses = []
-        hook = _ForwardHook(self)
-        for module in self.table.hookable():
-            with self._shielded(f"hook at {type(module).__name__}"):
-                self._handles.append(module.register_forward_hook(hook))
+        with self._shielded("forward hooks"):
+            self.forward.attach()
         for optimizer in optimizers:
             with self._shielded(f"hook at {type(optimizer).__name__}"):
                 self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
@@ -77,12 +105,18 @@ class Recorder:
         self._tell_probes(lambda probe: probe.begin_batch())
         self.listening = True
 
+    def after_backward(self) -> None:
+        """Measure what a backward of manual optimization left, before the user clips it."""
+        for optimizer in self._optimizers:
+            step = self._step(optimizer, scaled=True)
+            self._tell_probes(lambda probe, step=step: probe.after_backward(step))  # type: ignore[misc]
+
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Measure gradients that are unscaled and not clipped yet."""
+        """Measure gradients that are not clipped yet."""
         self.stepped = True
         self._announced.add(optimizer)
-        number, parameters = self._parameters(optimizer)
-        self._tell_probes(lambda probe: probe.before_optimizer_step(number, parameters))
+        step = self._step(optimizer, scaled=self._scale.left_to(optimizer))
+        self._tell_probes(lambda probe: probe.before_optimizer_step(step))
 
     def end_batch(self, loss: Tensor | None) -> None:
         """Stop listening; `loss` is that of the micro-batch, of one element, or None where there was none."""
@@ -111,21 +145,36 @@ class Recorder:
 
     def detach(self) -> None:
         """Take every hook off. Harmless where none is on."""
-        self.listening = False
+        self.forward.detach()
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
+    def release(self) -> None:
+        """Take off what compiled code keeps, too."""
+        self.detach()
+        self.forward.release()
+
     def coverage(self) -> Coverage:
-        """Return what has not been seen so far, and why."""
+        """Return what has been measured so far, what has not, and why."""
         names = [layer.name for layer in self.table.rows]
+        silent = set(self.table.never_ran())
+        compiled = {row for _, root in self.forward.compiled for row in self.table.rows_within(root)}
         never = {
-            names[row]: "an activation that never ran as a module in a recorded step"
-            for row in self.table.never_ran()
+            names[row]: "compiled, and not seen to run: it was traced where no hook could be attached"
+            if row in compiled
+            else "an activation that never ran as a module in a recorded step"
+            for row in silent
             if row in self.table.activations
         }
         idle = {names[row]: "trainable, but in no optimizer" for row in self._rows_in_no_optimizer() if row >= 0}
-        return Coverage({**never, **idle, **self.failures})
+        measured = {
+            "layers with parameters": len(self.table.rows) - len(self.table.activations),
+            "activation modules": len({r for r in self.table.activations if r not in silent} - self.table.functions),
+            "activation functions": len(self.table.functions),
+        }
+        unseen = {**never, **idle, **self.forward.unseen(), **self.forward.failures, **self.failures}
+        return Coverage(unseen, measured)
 
     def _rows_in_no_optimizer(self) -> set[int]:
         owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
@@ -134,44 +183,51 @@ class Recorder:
 
     # What follows runs inside hooks and copies.
 
-    def ran(self, module: nn.Module, output: object) -> None:
-        """See `output` of `module`: called by the forward hook while listening."""
-        start = time.perf_counter()
+    def _see(self, module: nn.Module, output: object) -> None:
         try:
-            # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over
-            # is not a batch.
-            recomputed = torch._C._current_graph_task_id() != -1
-            mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
-            if not recomputed and not mapped:
-                self._see(module, output)
+            row = self.table.row_of_call(module)
+            if row is None:
+                return
+            if row in self.table.activations:
+                self._observe(row, self.table.activations[row], output)
+            elif self.table.rows[row].kind != "parameters":
+                self._producer = module  # what any other module does with the units is not known
         except Exception as error:
             self._failed("forward hook", error)
-        self.seconds += time.perf_counter() - start
 
-    def _see(self, module: nn.Module, output: object) -> None:
-        row = self.table.row_of_call(module)
-        if row is None:
-            return
-        if row in self.table.activations:
-            self._observe(row, self.table.activations[row], output)
-        elif self.table.rows[row].kind != "parameters":
-            self._producer = module  # what any other module does with the units is not known
+    def _see_function(self, caller: nn.Module, name: str, activation: Activation, output: object) -> bool:
+        if self.table.is_activation(caller):
+            return False
+        try:
+            row = self.table.row_of_function(caller, name, activation)
+            if row is not None:
+                self._observe(row, activation, output)
+        except Exception as error:
+            self._failed("function hook", error)
+        return True
 
     def _observe(self, row: int, activation: Activation, output: object) -> None:
-        name = self.table.rows[row].name
         if not isinstance(output, Tensor) or not output.is_floating_point():
             what = output.dtype if isinstance(output, Tensor) else type(output).__name__
-            self.failures[name] = f"not measured: an activation must give out a real floating tensor, got {what}"
+            reason = f"not measured: an activation must give out a real floating tensor, got {what}"
+            self.failures[self.table.rows[row].name] = reason
             return
         if not output.numel():
             return
-        for probe_name, probe in self._probes.items():
-            slot = f"{probe_name} at {name}"
-            if probe_name not in self.failures and slot not in self.failures:
-                try:
-                    probe.observe(row, activation, output.detach(), self._producer)
-                except Exception as error:
-                    self._failed(slot, error)
+        output = output.detach()
+        if self._producer is not None:
+            self._producers[row] = self._producer
+        producer = self._producers.get(row)
+        for probe_name, probe in self._observers:
+            if self.failures and (probe_name in self.failures or self._slot(probe_name, row) in self.failures):
+                continue
+            try:
+                probe.observe(row, activation, output, producer)
+            except Exception as error:
+                self._failed(self._slot(probe_name, row), error)
+
+    def _slot(self, probe_name: str, row: int) -> str:
+        return f"{probe_name} at {self.table.rows[row].name}"
 
     def _unannounced_step(self, optimizer: Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         # An optimizer that the user steps past Lightning. With a closure its gradients are still to come.
@@ -183,14 +239,20 @@ class Recorder:
         start = time.perf_counter()
         self.stepped = True
         self._announced.discard(optimizer)
-        number, parameters = self._parameters(optimizer)
-        self._tell_probes(lambda probe: probe.after_optimizer_step(number, parameters))
-        self.seconds += time.perf_counter() - start
+        step = self._step(optimizer, overflow=self._scale.overflow(optimizer))
+        self._tell_probes(lambda probe: probe.after_optimizer_step(step))
+        self._seconds += time.perf_counter() - start
 
-    def _parameters(self, optimizer: Optimizer) -> tuple[int, list[OwnedParameter]]:
+    def _step(self, optimizer: Optimizer, scaled: bool = False, overflow: Tensor | None = None) -> Step:
         number = next((i for i, o in enumerate(self._optimizers) if o is optimizer), -1)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
-        return number, [OwnedParameter(self.table.row_of_parameter(p), p) for p in parameters]
+        identities = [id(p) for p in parameters]
+        known, owned = self._parameters.get(number, ([], None))
+        if owned is None or known != identities:
+            rows = np.array([self.table.row_of_parameter(p) for p in parameters], dtype=np.int64)
+            owned = Parameters(tuple(parameters), rows)
+            self._parameters[number] = identities, owned
+        return Step(number, owned, self._scale.tensor(), scaled, overflow, self._untouched)
 
     def _tell_probes(self, tell: Callable[[Probe], T]) -> list[tuple[str, T]]:
         answers = []
@@ -237,23 +299,6 @@ class _InFlight(NamedTuple):
     layers: tuple[Layer, ...]
     parts: list[tuple[str, Pending]]
     transfer: Transfer
-
-
-class _ForwardHook:
-    """Tells a recorder what a module gave out. A copy made of it along with its module, or a pickle, does nothing."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def __call__(self, module: nn.Module, args: Any, output: object) -> None:
-        # The first is a constant while torch.compile traces: the compiled graph then holds nothing of this.
-        if not torch.compiler.is_compiling() and self._recorder.listening:
-            self._recorder.ran(module, output)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # A function of the standard library that takes three arguments and returns None, so that the copy of a
-        # model neither reports here nor needs this package to be read.
-        return getattr, (nullcontext(), "__exit__")
 
 
 def _loss(copy: Floats) -> Measured:

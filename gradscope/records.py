@@ -19,12 +19,14 @@ TOTAL_NORM_CLIPPED = "total_norm_clipped"
 CLIP_COEFFICIENT = "clip_coefficient"
 SKIPPED = "skipped"
 NONFINITE_LOSS = "nonfinite_loss"
-GLOBALS = (LOSS, TOTAL_NORM, TOTAL_NORM_CLIPPED, CLIP_COEFFICIENT, SKIPPED, NONFINITE_LOSS)
+LOSS_SCALE = "loss_scale"
+GLOBALS = (LOSS, TOTAL_NORM, TOTAL_NORM_CLIPPED, CLIP_COEFFICIENT, SKIPPED, NONFINITE_LOSS, LOSS_SCALE)
 """The measurements of a step that belong to no layer. The order is that on disk: names are only ever appended.
 
 `loss` is the mean over the micro-batches of the step; `total_norm` and `total_norm_clipped` are the L2 norms of all
 gradients before and after clipping; `clip_coefficient` is the second over the first (1: untouched); `skipped` is 1
-where the optimizer was called but did not step; `nonfinite_loss` is 1 where the loss was NaN or infinite.
+where the optimizer was called but did not step; `nonfinite_loss` is 1 where the loss was NaN or infinite;
+`loss_scale` is what a GradScaler multiplied the loss with.
 """
 
 
@@ -95,9 +97,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was not seen, and why: `unseen` maps a layer, a module or a measurement to the reason."""
+    """What was measured, and what was not.
+
+    `unseen` maps a layer, a module or a measurement to the reason why it is not; `measured` what there is to measure,
+    ``"activation modules"`` say, to how many are.
+    """
 
     unseen: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

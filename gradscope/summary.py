@@ -29,7 +29,7 @@ class RunSummary(TypedDict):
     last_step: int | None
     layers: list[LayerSummary]
     findings: list[dict[str, Any]]
-    coverage: dict[str, dict[str, str]]
+    coverage: dict[str, dict[str, Any]]
     overhead: dict[str, float | None]
     notes: list[str]
 
@@ -47,7 +47,7 @@ def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
         "last_step": int(run.steps[-1]) if len(run.steps) else None,
         "layers": _layers(run),
         "findings": [_finding(finding) for finding in findings],
-        "coverage": {"unseen": dict(run.coverage.unseen)},
+        "coverage": {"unseen": dict(run.coverage.unseen), "measured": dict(run.coverage.measured)},
         "overhead": {
             "records": run.overhead.records,
             "gradscope_seconds": _number(run.overhead.gradscope_seconds),

@@ -442,13 +442,6 @@ def test_memory_is_bounded_and_keeps_the_beginning(monkeypatch: pytest.MonkeyPat
 # ------------------------------------------------------------------ modes that only have to survive here
 
 
-def test_a_compiled_net_trains_and_says_what_was_not_seen() -> None:
-    net = torch.compile(mlp(), backend="eager", fullgraph=True)
-    scope = fitted(Classifier(net), GradScope(every_n_steps=2, summary=False), 14)  # type: ignore[arg-type]
-    assert np.isfinite(scope.run.metric("grad_norm")[:, scope.run.rows("linear")]).all()
-    assert set(scope.run.coverage.unseen) == {"net.1", "net.3"}
-
-
 def test_several_fits_with_one_gradscope_start_over() -> None:
     scope = GradScope(summary=False)
     fitted(Classifier(mlp()), scope, 3)

@@ -107,7 +107,7 @@ class TestRoundTrip:
 
     def test_the_last_status_wins(self, tmp_path: Path) -> None:
         changed = Thresholds(dead_fraction=0.6, selu_mean=(-0.2, 0.3), exploding_ratio=math.inf)
-        coverage = Coverage({"F.relu": "called as a function"})
+        coverage = Coverage({"F.relu": "called as a function"}, {"activation modules": 3})
         run = load_one(
             write_records(
                 tmp_path / "tfevents",

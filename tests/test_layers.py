@@ -120,15 +120,6 @@ def test_the_limits_of_a_hardtanh_are_its_own(module: nn.Module, expected: Activ
     assert table_of(nn.Sequential(module)).activations == {0: expected}
 
 
-def test_no_hook_goes_into_a_transformer_layer_in_evaluation_mode() -> None:
-    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    net = nn.Sequential(nn.Linear(8, 8), encoder)
-    table = table_of(net)
-    assert len(table.hookable()) == len(table.modules) > 5
-    encoder.eval()
-    assert table.hookable() == [net[0]]
-
-
 def test_names_are_free_of_wrappers() -> None:
     net = nn.Module()
     net.add_module("encoder", nn.Module())

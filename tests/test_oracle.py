@@ -25,6 +25,7 @@ class Oracle(pl.Callback):
         self.weights: dict[int, dict[str, Tensor]] = defaultdict(dict)
         self.moved: dict[int, dict[str, Tensor]] = defaultdict(dict)
         self.outputs: dict[int, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        self.by_hand: dict[int, dict[str, Tensor]] = {}
         self.step = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -41,10 +42,15 @@ class Oracle(pl.Callback):
         self.after[self.step] |= by_layer(module, optimizer, lambda p: p.grad)
         self.moved[self.step] |= by_layer(module, optimizer, lambda p: p)
 
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not pl_module.automatic_optimization:  # before the user clips
+            self.by_hand = {id(o): by_layer(pl_module, o, lambda p: p.grad) for o in trainer.optimizers}
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        self.before[self.step] |= by_layer(pl_module, optimizer, lambda p: p.grad)
+        own = self.by_hand.get(id(getattr(optimizer, "optimizer", optimizer)))
+        self.before[self.step] |= own or by_layer(pl_module, optimizer, lambda p: p.grad)
         self.weights[self.step] |= by_layer(pl_module, optimizer, lambda p: p)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -166,6 +172,7 @@ def test_two_optimizers_by_hand() -> None:
     assert list(run.steps) == list(range(6)), "a batch is a step, however many optimizers it has"
     assert_norms(run, "grad_norm", oracle.before)
     assert_norms(run, "grad_norm_clipped", oracle.after)
+    assert (run.series("total_norm") > 1.5 * run.series("total_norm_clipped")).all(), "the test clips"
     assert (run.series("total_norm_clipped") <= math.sqrt(2) * 0.05 * 1.001).all()
     assert {"net.1", "net.1#2"} <= {layer.name for layer in run.layers}, "each forward of a step has its row"
 

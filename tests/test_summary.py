@@ -22,7 +22,7 @@ def test_last_finite_skips_nan_and_inf() -> None:
 def test_json_has_the_documented_shape() -> None:
     run = replace(
         run_of("a", [Layer("fc", "Linear", "linear")], {"grad_norm": [[0.5], [math.inf]]}, records=2),
-        coverage=Coverage({"decoder": "it never ran"}),
+        coverage=Coverage({"decoder": "it never ran"}, {"activation modules": 1}),
         overhead=Overhead(2, 0.5, 10.0),
         notes=("cut short",),
     )
@@ -34,7 +34,7 @@ def test_json_has_the_documented_shape() -> None:
         "last_step": 10,
         "layers": [{"name": "fc", "type": "Linear", "kind": "linear", "metrics": {**metrics, "grad_norm": 0.5}}],
         "findings": [WARNING.as_dict()],
-        "coverage": {"unseen": {"decoder": "it never ran"}},
+        "coverage": {"unseen": {"decoder": "it never ran"}, "measured": {"activation modules": 1}},
         "overhead": {"records": 2, "gradscope_seconds": 0.5, "fit_seconds": 10.0},
         "notes": ["cut short"],
     }

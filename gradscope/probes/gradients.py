@@ -1,4 +1,4 @@
-"""Gradient norms of layers, before clipping and as the optimizer saw them."""
+"""The ledger of a step: gradient norms before clipping and as the optimizer saw them, and whether it stepped."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,9 +8,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from gradscope import stats
-from gradscope.probes.probe import NONFINITE, Measured, OwnedParameter, Pending, Probe, flagged, joined, sum_by_layer
+from gradscope.probes.probe import NONFINITE, Measured, Parameters, Pending, Probe, Step, flagged, joined, sum_by_layer
 from gradscope.records import (
     CLIP_COEFFICIENT,
+    LOSS_SCALE,
     SKIPPED,
     TOTAL_NORM,
     TOTAL_NORM_CLIPPED,
@@ -32,41 +33,71 @@ trainable, which tells what is cut off from what was frozen on purpose."""
 
 
 class _Norms(NamedTuple):
-    """L2 norms on the device and the rows they belong to; `trainable` are the rows of all trainable parameters."""
+    """L2 norms on the device and the rows they belong to; `trainable` are the rows of all trainable parameters.
+
+    `versions` tells whether the gradients have changed since.
+    """
 
     rows: npt.NDArray[np.int64]
     norms: Tensor
     trainable: npt.NDArray[np.int64]
+    versions: list[tuple[int, int]]
+
+
+class _Ledger(NamedTuple):
+    """What one optimizer did in the step, as far as it is known: on the device, then (`on_host`) on the host."""
+
+    backward: _Norms | None = None
+    before: _Norms | None = None
+    after: _Norms | None = None
+    overflow: Tensor | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """What has to be copied; gradients that were measured once for both moments stand in it once."""
+        norms = [self.backward, self.before, None if self.after is self.before else self.after]
+        return [n.norms for n in norms if n is not None] + ([] if self.overflow is None else [self.overflow])
 
 
 class GradientProbe(Probe):
-    """Measures what `metrics` lists, and the total norms and the clip coefficient of the step."""
+    """Measures what `metrics` lists; of the step the total norms, the clip coefficient, the loss scale, and skips.
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    Before clipping means: as Lightning hands them to the optimizer's step; in manual optimization as the last
+    backward left them, where they have only become smaller since.
+    """
+
+    def __init__(self, thresholds: Thresholds, exact: bool = False) -> None:
         super().__init__(thresholds)
         # By optimizer: LBFGS evaluates its closure several times within one step, and the last one counts.
-        self._before: dict[int, _Norms] = {}
-        self._after: dict[int, _Norms] = {}
+        self._ledgers: dict[int, _Ledger] = {}
+        self._backward: dict[int, _Norms] = {}
+        self._loss_scale: list[Tensor] = []
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return GRAD_NORM, GRAD_NORM_CLIPPED, NO_GRADIENT_FRACTION, NONFINITE
 
-    def before_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
-        self._before[optimizer] = _measure(parameters)
-        self._after.pop(optimizer, None)
+    def after_backward(self, step: Step) -> None:
+        self._backward[step.optimizer] = _measure(step)
 
-    def after_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
-        self._after[optimizer] = _measure(parameters)
+    def before_optimizer_step(self, step: Step) -> None:
+        self._loss_scale = [] if step.loss_scale is None else [step.loss_scale]
+        self._ledgers[step.optimizer] = _Ledger(self._backward.pop(step.optimizer, None), _measure(step))
+
+    def after_optimizer_step(self, step: Step) -> None:
+        ledger = self._ledgers.get(step.optimizer, _Ledger())
+        same = step.untouched and ledger.before and ledger.before.versions == _versions(step.parameters)
+        after = ledger.before if same else _measure(step)
+        self._ledgers[step.optimizer] = ledger._replace(after=after, overflow=step.overflow)
 
     def finish(self, layers: int) -> Pending:
-        skipped = not self._before.keys() <= self._after.keys()
-        before, after = list(self._before.values()), list(self._after.values())
-        self._before, self._after = {}, {}
+        ledgers, scale = list(self._ledgers.values()), self._loss_scale
+        self._ledgers, self._backward, self._loss_scale = {}, {}, []
 
         def resolve(copy: Floats) -> Measured:
-            split = sum(len(n.rows) for n in before)
-            first, last = _Gradients(before, copy[:split], layers), _Gradients(after, copy[split:], layers)
+            scales = {LOSS_SCALE: float(copy[-1])} if scale else {}
+            entries = [_Entry(ledger, part) for ledger, part in _split(ledgers, copy)]
+            first = _Gradients([e.first for e in entries], layers)
+            last = _Gradients([e.last for e in entries], layers)
             return Measured(
                 {
                     GRAD_NORM.name: first.norms(),
@@ -74,19 +105,43 @@ class GradientProbe(Probe):
                     NO_GRADIENT_FRACTION.name: first.missing(),
                     NONFINITE.name: first.nonfinite(),
                 },
-                _totals(first, last, skipped),
+                _totals(first, last, any(e.skipped for e in entries)) | scales,
             )
 
-        return Pending([n.norms for n in (*before, *after)], resolve)
+        return Pending([t for ledger in ledgers for t in ledger.tensors()] + scale, resolve)
+
+
+class _Copied(NamedTuple):
+    """The squared norms of one optimizer at one moment, on the host."""
+
+    rows: npt.NDArray[np.int64]
+    trainable: npt.NDArray[np.int64]
+    squares: npt.NDArray[np.float64]
+
+
+_NOTHING = _Copied(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
+
+
+class _Entry:
+    """A ledger on the host: `first` is before clipping, `last` as the optimizer saw it."""
+
+    def __init__(self, ledger: _Ledger, copy: Floats) -> None:
+        backward, copy = _take(ledger.backward, copy)
+        before, copy = _take(ledger.before, copy)
+        after, copy = (before, copy) if ledger.after is ledger.before else _take(ledger.after, copy)
+        self.skipped = ledger.after is None or bool((copy > 0).any())
+        shrunk = ledger.backward is not None and before.squares.sum() < backward.squares.sum()
+        self.first = backward if shrunk else before
+        self.last = _NOTHING if self.skipped else after
 
 
 class _Gradients:
-    """The copied norms of one moment of the step, by layer."""
+    """The norms of all optimizers at one moment of the step, by layer."""
 
-    def __init__(self, parts: Sequence[_Norms], copy: Floats, layers: int) -> None:
-        self.rows = joined(n.rows for n in parts)
-        self.trainable = joined(n.trainable for n in parts)
-        self.squares = copy.astype(np.float64) ** 2
+    def __init__(self, parts: Sequence[_Copied], layers: int) -> None:
+        self.rows = joined(p.rows for p in parts)
+        self.trainable = joined(p.trainable for p in parts)
+        self.squares = np.concatenate([np.empty(0), *(p.squares for p in parts)])
         self.layers = layers
 
     def norms(self) -> Floats:
@@ -104,13 +159,30 @@ class _Gradients:
         return flagged(self.rows, ~np.isfinite(self.squares), NonFinite.GRADIENT, self.layers)
 
 
-def _measure(parameters: Sequence[OwnedParameter]) -> _Norms:
-    gradients = [(row, p.grad) for row, p in parameters if p.grad is not None]
-    return _Norms(
-        np.array([row for row, _ in gradients], dtype=np.int64),
-        stats.l2_norms([gradient for _, gradient in gradients]),
-        np.array([row for row, p in parameters if p.requires_grad], dtype=np.int64),
-    )
+def _measure(step: Step) -> _Norms:
+    tensors, rows = step.parameters.tensors, step.parameters.rows
+    present = [i for i, p in enumerate(tensors) if p.grad is not None]
+    norms = stats.l2_norms([g for p in tensors if (g := p.grad) is not None])
+    if step.scaled and step.loss_scale is not None:
+        norms = norms / step.loss_scale
+    trainable = rows[[i for i, p in enumerate(tensors) if p.requires_grad]]
+    return _Norms(rows[present], norms, trainable, _versions(step.parameters))
+
+
+def _versions(parameters: Parameters) -> list[tuple[int, int]]:
+    return [(id(g), g._version) for p in parameters.tensors if (g := p.grad) is not None]
+
+
+def _split(ledgers: Sequence[_Ledger], copy: Floats) -> list[tuple[_Ledger, Floats]]:
+    ends = np.cumsum([sum(t.numel() for t in ledger.tensors()) for ledger in ledgers], dtype=np.int64)
+    return list(zip(ledgers, np.split(copy, ends), strict=False))  # what is left over is the loss scale
+
+
+def _take(norms: _Norms | None, copy: Floats) -> tuple[_Copied, Floats]:
+    if norms is None:
+        return _NOTHING, copy
+    size = len(norms.rows)
+    return _Copied(norms.rows, norms.trainable, copy[:size].astype(np.float64) ** 2), copy[size:]
 
 
 def _totals(first: _Gradients, last: _Gradients, skipped: bool) -> dict[str, float]:

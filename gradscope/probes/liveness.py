@@ -1,7 +1,6 @@
 """Which units of a rectifier still fire: dead, dying and revived told apart."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ class LivenessProbe(Probe):
     instance norm gives out, else a feature: an element of the last dimension.
     """
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds, exact: bool = False) -> None:
         super().__init__(thresholds)
         self._window = thresholds.dead_window
         self._metrics = (
@@ -34,8 +33,8 @@ class LivenessProbe(Probe):
         )
         self._batches: list[dict[int, Tensor]] = []
         """The peaks of each row, of each micro-batch of the step."""
-        self._silent: dict[int, Tensor] = {}
-        self._ends: tuple[tuple[int, ...], Tensor] = ((), torch.zeros(0))
+        self._units = _Units()
+        self._widths: dict[int, int] = {}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -49,50 +48,78 @@ class LivenessProbe(Probe):
             return
         peaks = stats.unit_peaks(output, unit_dimension(output, producer)).float()
         batch = self._batches[-1]
-        known = batch.get(row, self._silent.get(row))
-        if known is not None and known.shape != peaks.shape:
-            raise ValueError(f"the number of units changed from {len(known)} to {len(peaks)}")
+        width = self._widths.setdefault(row, len(peaks))
+        if width != len(peaks):
+            raise ValueError(f"the number of units changed from {width} to {len(peaks)}")
         batch[row] = torch.maximum(batch[row], peaks) if row in batch else peaks
 
     def finish(self, layers: int) -> Pending:
-        revived: dict[int, Tensor] = {}
-        for batch in filter(None, self._batches):
-            for row, mask in self._update(batch).items():
-                revived[row] = revived[row] | mask if row in revived else mask
-        self._batches = []
-        rows = np.array(list(revived), dtype=np.int64)
-        widths = np.array([len(mask) for mask in revived.values()], dtype=np.int64)
+        batches, self._batches = [batch for batch in self._batches if batch], []
+        revived = [(tuple(batch), self._units.pass_batch(batch, self._window)) for batch in batches]
+        rows = tuple(dict.fromkeys(row for batch in batches for row in batch))
+        widths = np.array([self._widths[row] for row in rows], dtype=np.int64)
 
         def resolve(copy: Floats) -> Measured:
             fractions = np.full((3, layers), np.nan, dtype=np.float32)
-            fractions[:, rows] = np.diff(copy.reshape(3, -1), axis=1, prepend=0) / widths
+            fractions[:, list(rows)] = np.diff(copy.reshape(3, -1), axis=1, prepend=0) / widths
             return Measured(dict(zip((m.name for m in self._metrics), fractions, strict=True)))
 
-        return Pending([self._running_counts(revived, widths)] if revived else [torch.zeros(0)], resolve)
+        if not rows:
+            return Pending([torch.zeros(0)], resolve)
+        return Pending([self._units.running_counts(rows, self._any(rows, revived), self._window)], resolve)
 
-    def _running_counts(self, revived: dict[int, Tensor], widths: npt.NDArray[np.int64]) -> Tensor:
-        """Dead, dying and revived units up to the end of each row of `revived`: int32[3, rows]."""
-        silent = torch.cat([self._silent[row] for row in revived])
-        dead = silent >= self._window
-        masks = torch.stack((dead, (silent > 0) & ~dead, torch.cat(list(revived.values()))))
-        ends = tuple(np.cumsum(widths).tolist())
-        if ends != self._ends[0] or self._ends[1].device != silent.device:
-            self._ends = ends, torch.tensor(ends, device=silent.device) - 1
-        # Integers, because a running sum of floats has no deterministic kernel on CUDA.
-        return masks.cumsum(dim=1, dtype=torch.int32)[:, self._ends[1]]
+    def _any(self, rows: tuple[int, ...], masks: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
+        """Which units of `rows` are set in any of `masks`, each of which is over rows of its own: bool[units]."""
+        if all(own == rows for own, _ in masks):
+            return torch.stack([mask for _, mask in masks]).any(dim=0) if len(masks) > 1 else masks[0][1]
+        by_row: dict[int, Tensor] = {}
+        for own, mask in masks:
+            for row, part in zip(own, torch.split(mask, [self._widths[row] for row in own]), strict=True):
+                by_row[row] = by_row[row] | part if row in by_row else part
+        return torch.cat([by_row[row] for row in rows])
 
-    def _update(self, batch: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Let a batch pass, row → peaks. Returns which units it revived."""
+
+class _Units:
+    """For how many batches each unit has been silent: state on the device, the rows of the last batch side by side.
+
+    The rows of a batch are nearly always those of the batch before, and to take them apart and join them again costs
+    more than all the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self._others: dict[int, Tensor] = {}
+        self._rows: tuple[int, ...] = ()
+        self._widths: list[int] = []
+        self._silent = torch.zeros(0)
+        self._ends = torch.zeros(0, dtype=torch.int64)
+
+    def pass_batch(self, batch: dict[int, Tensor], window: int) -> Tensor:
+        """Let a batch pass, row → peaks. Returns which units of these rows it revived: bool[units]."""
         for row, peaks in batch.items():
-            if row not in self._silent:
-                self._silent[row] = torch.full_like(peaks, NEVER)
-        widths = [len(peaks) for peaks in batch.values()]
+            if row not in self._rows and row not in self._others:
+                self._others[row] = torch.full_like(peaks, NEVER)
+        self._select(tuple(batch))
         fired = torch.cat(list(batch.values())) > 0
-        silent = torch.cat([self._silent[row] for row in batch])
-        revived = fired & (silent >= self._window) & silent.isfinite()
-        silent = torch.where(fired, 0.0, silent + 1)
-        self._silent.update(zip(batch, torch.split(silent, widths), strict=True))
-        return dict(zip(batch, torch.split(revived, widths), strict=True))
+        revived = fired & (self._silent >= window) & self._silent.isfinite()
+        self._silent = torch.where(fired, 0.0, self._silent + 1)
+        return revived
+
+    def running_counts(self, rows: tuple[int, ...], revived: Tensor, window: int) -> Tensor:
+        """Return the dead, dying and `revived` units up to the end of each of `rows`: int32[3, rows]."""
+        self._select(rows)
+        dead = self._silent >= window
+        masks = torch.stack((dead, (self._silent > 0) & ~dead, revived))
+        # Integers, because a running sum of floats has no deterministic kernel on CUDA.
+        return masks.cumsum(dim=1, dtype=torch.int32)[:, self._ends]
+
+    def _select(self, rows: tuple[int, ...]) -> None:
+        if rows == self._rows:
+            return
+        self._others.update(zip(self._rows, torch.split(self._silent, self._widths), strict=True))
+        chosen = [self._others.pop(row) for row in rows]
+        self._rows, self._widths = rows, [len(units) for units in chosen]
+        self._silent = torch.cat(chosen)
+        self._ends = torch.tensor(np.cumsum(self._widths), device=self._silent.device) - 1
 
 
 def unit_dimension(output: Tensor, producer: nn.Module | None) -> int:

@@ -16,11 +16,31 @@ NONFINITE = Metric("nonfinite", "non-finite values", "flags")
 """Sum of `gradscope.NonFinite` flags: each probe measures its own, the recorder adds them up."""
 
 
-class OwnedParameter(NamedTuple):
-    """A parameter of an optimizer and the row of the layer that owns it: -1 for a layer that is not watched."""
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """The parameters of an optimizer, and for each the row of the layer that owns it: -1 for one that is not watched.
 
-    row: int
-    parameter: nn.Parameter
+    `rows` is int64[len(tensors)]. As long as nothing changes a probe is given the same object again.
+    """
+
+    tensors: tuple[nn.Parameter, ...]
+    rows: npt.NDArray[np.int64]
+
+
+class Step(NamedTuple):
+    """A moment in the step of an optimizer."""
+
+    optimizer: int
+    """Its number among those of the fit."""
+    parameters: Parameters
+    loss_scale: Tensor | None = None
+    """By what a GradScaler has multiplied the loss: float32[1], or None without one."""
+    scaled: bool = False
+    """Whether the gradients are still multiplied by it."""
+    overflow: Tensor | None = None
+    """Above zero where a fused optimizer found infinite gradients and did not step; None for any other optimizer."""
+    untouched: bool = False
+    """Whether nobody but the optimizer had a chance to change gradients unseen since `before_optimizer_step`."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +68,8 @@ class Probe:
     in `observe` switches off this probe for that layer, one in any other method switches off this probe.
     """
 
-    def __init__(self, thresholds: Thresholds) -> None:
-        """Prepare to measure by `thresholds`."""
+    def __init__(self, thresholds: Thresholds, exact: bool = False) -> None:
+        """Prepare to measure by `thresholds`; `exact` from all elements where a sample of them would do."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -62,11 +82,14 @@ class Probe:
     def observe(self, row: int, activation: Activation, output: Tensor, producer: nn.Module | None) -> None:
         """See the detached output of the activation in `row`, fed by the layer `producer`: reduce it, never keep it."""
 
-    def before_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
-        """See the parameters of optimizer number `optimizer`: gradients are unscaled and not clipped yet."""
+    def after_backward(self, step: Step) -> None:
+        """See gradients as a backward of manual optimization left them: nobody has clipped them yet."""
 
-    def after_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
-        """See them after the optimizer really stepped: gradients are as it saw them, weights are new."""
+    def before_optimizer_step(self, step: Step) -> None:
+        """See gradients before Lightning clips them, and weights before the step."""
+
+    def after_optimizer_step(self, step: Step) -> None:
+        """See them after the optimizer stepped: gradients are as it saw them, weights are new."""
 
     def finish(self, layers: int) -> Pending:
         """End the step of a model of `layers` rows, and be ready for the next."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradscope import stats
-from gradscope.probes.probe import NONFINITE, Measured, OwnedParameter, Pending, Probe, flagged, joined, sum_by_layer
+from gradscope.probes.probe import NONFINITE, Measured, Parameters, Pending, Probe, Step, flagged, joined, sum_by_layer
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 
@@ -18,31 +18,77 @@ WEIGHT_NORM = Metric("weight_norm", "weight norm", "L2 norm")
 
 UPDATE_RATIO = Metric("update_ratio", "update ratio", "ratio")
 """‖Δw‖ / ‖w‖ of the layer's own trainable parameters, measured across the optimizer's step, whatever the optimizer;
-Δw from about 1,024 evenly spread elements of each tensor. NaN where the weights are all zero before the step, or
-where the optimizer did not step. Karpathy's rule of thumb is 1e-3."""
+Δw from about 1,024 evenly spread elements of each tensor, or from all where exactness is asked for. NaN where the
+weights are all zero before the step, or where the optimizer did not step. Karpathy's rule of thumb is 1e-3."""
+
+SAMPLE = 1024
+"""Elements of a tensor by whose change that of all is estimated."""
+
+
+class _Samples:
+    """Evenly spread elements of the trainable parameters that are watched, those of a length side by side.
+
+    `rows` and `scale`, int64[n] and float64[n], are the layer of each sample and how many elements stand behind one of
+    its elements, in the order of `norms`.
+    """
+
+    def __init__(self, parameters: Parameters, trainable: list[bool], size: int | None) -> None:
+        chosen = [i for i, row in enumerate(parameters.rows) if row >= 0 and trainable[i]]
+        self.tensors = [parameters.tensors[i] for i in chosen]
+        self.tensor_rows = parameters.rows[chosen]
+        self._parameters, self._trainable, self._places = parameters, trainable, _places(self.tensors)
+        views = [stats.sample(t, size or max(t.numel(), 1)) for t in self.tensors]
+        # A tensor that is not dense is sampled by copying: that sample does not follow it.
+        self._follows = all(_storage(v) == _storage(t) for v, t in zip(views, self.tensors, strict=True))
+        alike: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
+        for i, view in enumerate(views):
+            alike.setdefault((len(view), view.dtype, view.device), []).append(i)
+        order = [i for group in alike.values() for i in group]
+        self._groups = [[views[i] for i in group] for group in alike.values()]
+        self.rows = self.tensor_rows[order]
+        self.scale = np.array([self.tensors[i].numel() / max(len(views[i]), 1) for i in order])
+
+    def fits(self, parameters: Parameters, trainable: list[bool]) -> bool:
+        """Say whether these are still samples of those of `parameters` that are `trainable`."""
+        return (
+            self._follows
+            and self._parameters is parameters
+            and self._trainable == trainable
+            and self._places == _places(self.tensors)
+        )
+
+    def copies(self) -> list[Tensor]:
+        """Return the elements as they are now, one tensor for each group."""
+        return [torch.cat(views) for views in self._groups]
+
+    def norms(self, changes: Sequence[Tensor]) -> list[Tensor]:
+        """Return the L2 norm of each sample's part of `changes`, group by group."""
+        return [stats.row_norms(change.view(len(g), -1)) for g, change in zip(self._groups, changes, strict=True)]
 
 
 class _Weights(NamedTuple):
-    """Weights as they are before a step: their norms, and a copy of a sample of their elements."""
+    """Weights before a step: their norms, and copies of the samples."""
 
-    rows: npt.NDArray[np.int64]
     norms: Tensor
-    samples: list[Tensor]
-    scale: npt.NDArray[np.float64]
+    samples: _Samples
+    copies: list[Tensor]
 
 
 class _Moved(NamedTuple):
-    """What came of them: the norms of the change of each sample."""
+    """What came of them: the norms of the change of each sample; and the flag of a step that did not happen."""
 
-    weights: _Weights
-    norms: Tensor
+    samples: _Samples
+    norms: list[Tensor]
+    overflow: list[Tensor]
 
 
 class UpdateProbe(Probe):
     """Measures `weight_norm` and `update_ratio`."""
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds, exact: bool = False) -> None:
         super().__init__(thresholds)
+        self._size = None if exact else SAMPLE
+        self._samples: dict[int, _Samples] = {}
         self._before: dict[int, _Weights] = {}
         self._moved: dict[int, _Moved] = {}
 
@@ -50,45 +96,70 @@ class UpdateProbe(Probe):
     def metrics(self) -> tuple[Metric, ...]:
         return WEIGHT_NORM, UPDATE_RATIO, NONFINITE
 
-    def before_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
-        if optimizer in self._before and optimizer not in self._moved:
+    def before_optimizer_step(self, step: Step) -> None:
+        if step.optimizer in self._before and step.optimizer not in self._moved:
             return  # the closure is evaluated again within the same step: the weights of the first time count
-        owned = [(row, p) for row, p in parameters if row >= 0 and p.requires_grad]
-        samples = [stats.sample(weight).detach().clone() for _, weight in owned]
-        self._moved.pop(optimizer, None)
-        self._before[optimizer] = _Weights(
-            np.array([row for row, _ in owned], dtype=np.int64),
-            stats.l2_norms([weight for _, weight in owned]),
-            samples,
-            np.array([w.numel() / max(s.numel(), 1) for (_, w), s in zip(owned, samples, strict=True)]),
-        )
+        self._moved.pop(step.optimizer, None)
+        samples = self._sampled(step)
+        self._before[step.optimizer] = _Weights(stats.l2_norms(samples.tensors), samples, samples.copies())
 
-    def after_optimizer_step(self, optimizer: int, parameters: Sequence[OwnedParameter]) -> None:
-        if optimizer not in self._before:
+    def after_optimizer_step(self, step: Step) -> None:
+        if step.optimizer not in self._before:
             return  # a step that nobody announced: what the weights were before is not known
-        weights = self._before[optimizer]
-        new = [stats.sample(p) for row, p in parameters if row >= 0 and p.requires_grad]
-        with torch.no_grad():
-            change = torch._foreach_sub(new, weights.samples) if new else []
-        self._moved[optimizer] = _Moved(weights, stats.l2_norms(change))
+        weights, samples = self._before[step.optimizer], self._sampled(step)
+        if len(samples.rows) != len(weights.samples.rows):
+            return  # a parameter came or went within the step
+        changes = [_wide(new) - _wide(old) for new, old in zip(samples.copies(), weights.copies, strict=True)]
+        overflow = [] if step.overflow is None else [step.overflow]
+        self._moved[step.optimizer] = _Moved(samples, samples.norms(changes), overflow)
+
+    def _sampled(self, step: Step) -> _Samples:
+        trainable = [t.requires_grad for t in step.parameters.tensors]
+        samples = self._samples.get(step.optimizer)
+        if samples is None or not samples.fits(step.parameters, trainable):
+            samples = self._samples[step.optimizer] = _Samples(step.parameters, trainable, self._size)
+        return samples
 
     def finish(self, layers: int) -> Pending:
         before, moved = list(self._before.values()), list(self._moved.values())
         self._before, self._moved = {}, {}
+        rows = joined([w.samples.tensor_rows for w in before])
 
         def resolve(copy: Floats) -> Measured:
-            squares = copy.astype(np.float64) ** 2
-            rows, moved_rows = joined([w.rows for w in before]), joined([m.weights.rows for m in moved])
-            norms, changes = squares[: len(rows)], squares[len(rows) :]
-            scale = np.concatenate([np.empty(0), *(m.weights.scale for m in moved)])
-            weight = sum_by_layer(rows, norms, layers)
-            change = sum_by_layer(moved_rows, changes * scale, layers)
+            squares = copy[: len(rows)].astype(np.float64) ** 2
+            weight = sum_by_layer(rows, squares, layers)
+            change = _change(moved, copy[len(rows) :], layers)
             return Measured(
                 {
                     WEIGHT_NORM.name: np.sqrt(weight).astype(np.float32),
                     UPDATE_RATIO.name: np.sqrt(change / np.where(weight == 0, np.nan, weight)).astype(np.float32),
-                    NONFINITE.name: flagged(rows, ~np.isfinite(norms), NonFinite.WEIGHT, layers),
+                    NONFINITE.name: flagged(rows, ~np.isfinite(squares), NonFinite.WEIGHT, layers),
                 }
             )
 
-        return Pending([*(w.norms for w in before), *(m.norms for m in moved)], resolve)
+        return Pending([*(w.norms for w in before), *(t for m in moved for t in (*m.norms, *m.overflow))], resolve)
+
+
+def _change(moved: Sequence[_Moved], copy: Floats, layers: int) -> npt.NDArray[np.float64]:
+    """Squared norms of the change of each layer: float64[layers], NaN for one whose optimizer did not step."""
+    rows, squares = [], []
+    for m in moved:
+        size = len(m.samples.rows)
+        skipped = (copy[size : size + len(m.overflow)] > 0).any()
+        if not skipped:
+            rows.append(m.samples.rows)
+            squares.append(copy[:size].astype(np.float64) ** 2 * m.samples.scale)
+        copy = copy[size + len(m.overflow) :]
+    return sum_by_layer(joined(rows), np.concatenate([np.empty(0), *squares]), layers)
+
+
+def _places(tensors: Sequence[Tensor]) -> list[int]:
+    return [t.data_ptr() for t in tensors]
+
+
+def _storage(t: Tensor) -> int:
+    return t.untyped_storage().data_ptr()
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t

@@ -1,0 +1,83 @@
+"""What torch.compile has compiled, or will, of a model; and how a hook is heard from inside of it."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+
+
+def compiled_roots(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the names and modules whose whole inside runs as compiled code, the outermost first.
+
+    By `torch.compile(net)`, `net.compile()`, `torch.compile(LightningModule)` and by a compiled `forward` or
+    `training_step`. A function that is compiled elsewhere and calls a module cannot be found.
+    """
+    roots: list[tuple[str, nn.Module]] = []
+    inside: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if module not in inside and _is_compiled(module):
+            roots.append((name, module))
+            inside.update(module.modules())
+    return roots
+
+
+def has_compiled_functions(module: nn.Module) -> bool:
+    """Say whether `module` holds a function that torch.compile made."""
+    return any(hasattr(value, "_torchdynamo_orig_callable") for value in vars(module).values() if callable(value))
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    methods = (getattr(module, name, None) for name in ("forward", "training_step"))
+    return (
+        isinstance(module, OptimizedModule)
+        or module._compiled_call_impl is not None
+        or getattr(module, "_compiler_ctx", None) is not None
+        or any(hasattr(method, "_torchdynamo_orig_callable") for method in methods)
+    )
+
+
+class Tap:
+    """A tap on compiled code: `send` in a traced hook becomes an operation that calls `heard` at each run.
+
+    The number of the tap is a tensor and so an input of the compiled graph: a graph that several modules share is
+    not compiled anew for each of them.
+    """
+
+    def __init__(self, heard: Callable[[Tensor], None]) -> None:
+        self.heard = heard
+        self.number = torch.tensor(next(_numbers))
+        _taps[int(self.number)] = self
+
+    def send(self, output: Tensor) -> None:
+        """Tell of `output`; to be called while torch.compile traces."""
+        torch.ops.gradscope.tap(output.detach(), self.number)
+
+
+_numbers: Iterator[int] = itertools.count()
+_taps: WeakValueDictionary[int, Tap] = WeakValueDictionary()
+_library: Any = torch.library.Library("gradscope", "DEF")  # type: ignore[no-untyped-call]  # torch has no types for it
+# That it writes to the number is not true: it keeps the compiler from throwing out what has no result.
+_library.define("tap(Tensor output, Tensor(a!) number) -> ()")
+
+
+def _tap(output: Tensor, number: Tensor) -> None:
+    tap = _taps.get(int(number))
+    if tap is not None:
+        tap.heard(output)
+
+
+def _without_effect(output: Tensor, number: Tensor) -> None:
+    """What the compiler traces in place of `_tap`."""
+
+
+_library.impl("tap", _tap, "CompositeExplicitAutograd")
+torch.library.register_fake("gradscope::tap", _without_effect)
+
+
+def reset() -> None:
+    """Throw away what has been compiled: what was traced before a hook was attached would never run it."""
+    torch.compiler.reset()

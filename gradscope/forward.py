@@ -1,0 +1,231 @@
+"""Hears what a forward does while a step is recorded: which modules run, which activations are called as functions."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.activations import Activation
+from gradscope.compiled import Tap, compiled_roots, has_compiled_functions, reset
+from gradscope.functions import FunctionWatch
+
+DISCOVERY = 10
+"""Recorded steps in which the model is learned: which module runs after which, and which activations are called as
+functions. What has not been seen by then does not slow down the later ones."""
+
+FUNCTIONS = "activations called as functions"
+
+_FAST_PATH = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
+"""In evaluation mode torch computes these in a way of its own when nobody looks on, and its results may differ in the
+last bit."""
+
+
+class ForwardWatch:
+    """Attaches to a model for the length of a step, and tells what its forward does while `listening`.
+
+    ``ran(module, output)`` is told of each call of one of `modules`, or of any module in a step that is watched in
+    full; after the first steps only of the `lasting` ones among them. ``called(module, name, activation, output)`` is
+    told of an activation called as a function in the forward of `module`, and returns False where `module` is such an
+    activation itself.
+
+    What torch.compile compiles keeps its hooks until `release`, behind a flag, because compiled code never looks at
+    hooks again. What fails in `attach` stands in `failures`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Collection[nn.Module],
+        lasting: Collection[nn.Module],
+        ran: Callable[[nn.Module, object], None],
+        called: Callable[[nn.Module, str, Activation, object], bool],
+    ) -> None:
+        self.compiled = compiled_roots(model)
+        self.seconds = 0.0
+        """Host time spent in hooks."""
+        self.failures: dict[str, str] = {}
+        self._flag = _Flag()
+        self._model, self._modules, self._lasting_modules = model, modules, lasting
+        self._ran, self._called = ran, called
+        self._functions = FunctionWatch(self._function)
+        self._looking = False
+        self._steps = 0
+        self._stack: list[nn.Module] = []
+        self._callers: dict[nn.Module, None] = {}
+        self._outside: dict[str, None] = {}
+        self._why_not = _why_functions_are_not_seen(model, [name for name, _ in self.compiled])
+        self._handles: list[RemovableHandle] = []
+        self._lasting: list[RemovableHandle] = []
+        self._inside = {m for _, root in self.compiled for m in root.modules()}
+        if self.compiled:
+            reset()
+            for module in modules:
+                if module in self._inside:
+                    self._register(module.register_forward_hook, _TracedHook(self, module), self._lasting)
+
+    @property
+    def listening(self) -> bool:
+        """Whether what runs now is told."""
+        return self._flag.on
+
+    @listening.setter
+    def listening(self, on: bool) -> None:
+        self._flag.on = on
+        if on and self._looking:
+            self._functions.start()
+        else:
+            self._functions.stop()
+
+    def attach(self, everything: bool = False) -> None:
+        """Attach for one step: to `modules`, or to all of the model where `everything` is asked for."""
+        fast = {m for f in self._model.modules() if isinstance(f, _FAST_PATH) and not f.training for m in f.modules()}
+        if fast and not self._why_not:
+            self._why_not = "not looked for, because a transformer layer is in evaluation mode"
+        self._looking = not self._why_not and (self._steps < DISCOVERY or bool(self._callers))
+        self._steps += 1
+        modules = dict.fromkeys(self._wanted(everything))
+        if self._looking:
+            callers = {**self._callers, **modules} if self._steps > DISCOVERY else self._model.modules()
+            enter = _EnterHook(self)
+            for module in callers:
+                self._register(module.register_forward_pre_hook, enter, self._handles)
+                modules[module] = None
+        leave = _LeaveHook(self)
+        for module in modules:
+            if module not in self._inside and module not in fast:
+                self._register(module.register_forward_hook, leave, self._handles)
+
+    def _wanted(self, everything: bool) -> Iterable[nn.Module]:
+        if everything:
+            return self._model.modules()
+        return self._modules if self._steps <= DISCOVERY else self._lasting_modules
+
+    def detach(self) -> None:
+        """Take off what was attached for the step. Harmless where nothing was."""
+        self.listening = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._stack = []
+        self._functions.forget()
+
+    def release(self) -> None:
+        """Take everything off."""
+        self.detach()
+        for handle in self._lasting:
+            handle.remove()
+        self._lasting = []
+
+    def unseen(self) -> Mapping[str, str]:
+        """Return what cannot be seen, and why."""
+        functions = {FUNCTIONS: self._why_not} if self._why_not else {}
+        return functions | {f"{name}()": "called outside of any module's forward" for name in self._outside}
+
+    def _register(self, register: Callable[..., RemovableHandle], hook: object, handles: list[RemovableHandle]) -> None:
+        try:
+            handles.append(register(hook))
+        except Exception as error:
+            where = type(getattr(register, "__self__", None)).__name__
+            self.failures[f"hook at {where}"] = f"switched off after {type(error).__name__}: {error}"
+
+    # What follows is called by hooks.
+
+    def enter(self, module: nn.Module) -> None:
+        """See the forward of `module` begin."""
+        self._stack.append(module)
+
+    def leave(self, module: nn.Module, output: object) -> None:
+        """See the forward of `module` end."""
+        while self._stack and self._stack.pop() is not module:
+            pass  # the forward of what stood above it was given up by an exception
+        self.tell(module, output)
+
+    def tell(self, module: nn.Module, output: object) -> None:
+        """Tell of what `module` gave out."""
+        start = time.perf_counter()
+        if self._flag.on and _is_forward(output):
+            self._functions.paused = True  # what is computed here is not the user's
+            self._ran(module, output)
+            self._functions.paused = False
+        self.seconds += time.perf_counter() - start
+
+    def _function(self, name: str, activation: Activation, output: object) -> None:
+        start = time.perf_counter()
+        if self._flag.on and _is_forward(output):
+            if not self._stack:
+                self._outside[name] = None
+            else:
+                self._functions.paused = True
+                if self._called(self._stack[-1], name, activation, output):
+                    self._callers[self._stack[-1]] = None
+                self._functions.paused = False
+        self.seconds += time.perf_counter() - start
+
+
+class _Flag:
+    """The one thing that compiled code asks: whether its run is told."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+
+class _Hook:
+    """A hook. A copy made of it along with its module, or a pickle, does nothing."""
+
+    def __init__(self, watch: ForwardWatch) -> None:
+        self._watch = watch
+        self._flag = watch._flag
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A function of the standard library that takes any arguments and returns None, so that the copy of a
+        # model neither reports here nor needs this package to be read.
+        return getattr, (nullcontext(), "__exit__")
+
+
+class _EnterHook(_Hook):
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if not torch.compiler.is_compiling() and self._flag.on:
+            self._watch.enter(module)
+
+
+class _LeaveHook(_Hook):
+    def __call__(self, module: nn.Module, args: Any, output: object) -> None:
+        # The first is a constant while torch.compile traces: the compiled graph then holds nothing of this.
+        if not torch.compiler.is_compiling() and self._flag.on:
+            self._watch.leave(module, output)
+
+
+class _TracedHook(_Hook):
+    """For a module that torch.compile compiles: the flag gives two graphs, one for steps that are recorded."""
+
+    def __init__(self, watch: ForwardWatch, module: nn.Module) -> None:
+        super().__init__(watch)
+        self._tap = Tap(lambda output: watch.tell(module, output))
+
+    def __call__(self, module: nn.Module, args: Any, output: object) -> None:
+        if not self._flag.on:
+            return
+        if not torch.compiler.is_compiling():
+            self._watch.leave(module, output)
+        elif isinstance(output, Tensor):
+            self._tap.send(output)
+
+
+def _is_forward(output: object) -> bool:
+    # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over is no batch.
+    mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
+    return not mapped and torch._C._current_graph_task_id() == -1
+
+
+def _why_functions_are_not_seen(model: nn.Module, compiled: list[str]) -> str:
+    if compiled:
+        names = ", ".join(name or "the model itself" for name in compiled[:3])
+        more = f" and {len(compiled) - 3} more" if len(compiled) > 3 else ""
+        return f"not looked for, because torch.compile compiles {names}{more}"
+    if any(has_compiled_functions(module) for module in model.modules()):
+        return "not looked for, because the model calls a function that torch.compile compiles"
+    return ""

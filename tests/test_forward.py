@@ -1,0 +1,205 @@
+"""What is heard of a forward: modules, activations called as functions, and what must not be touched."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gradscope import GradScope
+from gradscope.forward import DISCOVERY, FUNCTIONS, ForwardWatch
+from tests.models import Batch, Batches, Classifier, mlp, trainer
+
+
+class Block(nn.Module):
+    """A layer and an activation called as a function."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor], width: int = 16) -> None:
+        super().__init__()
+        self.linear = nn.Linear(20, width)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.linear(x))
+
+
+def recorded(net: nn.Module, number: int = 4, scope: GradScope | None = None, model: Any = Classifier) -> GradScope:
+    scope = scope or GradScope(every_n_steps=1, summary=False)
+    trainer(scope).fit(model(net), Batches(number=number))
+    return scope
+
+
+def names(scope: GradScope) -> list[str]:
+    return [layer.name for layer in scope.run.layers]
+
+
+SPELLINGS: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
+    ("relu", "rectifier", F.relu),
+    ("relu", "rectifier", torch.relu),
+    ("relu", "rectifier", Tensor.relu),
+    ("relu", "rectifier", lambda x: F.relu(x, inplace=True)),
+    ("relu", "rectifier", torch.relu_),
+    ("relu6", "rectifier", F.relu6),
+    ("sigmoid", "saturating", torch.sigmoid),
+    ("sigmoid", "saturating", Tensor.sigmoid),
+    ("tanh", "saturating", F.tanh),
+    ("hardtanh", "saturating", F.hardtanh),
+    ("hardtanh", "rectifier", lambda x: F.hardtanh(x, 0.0, 6.0)),
+    ("hardtanh", "rectifier", lambda x: F.hardtanh(x, min_val=0.0)),
+    ("selu", "self_normalizing", F.selu),
+    ("gelu", "smooth", lambda x: F.gelu(x, approximate="tanh")),
+    ("leaky_relu", "smooth", lambda x: F.leaky_relu(x, 0.2)),
+    ("elu", "smooth", F.elu),
+    ("silu", "smooth", F.silu),
+    ("softplus", "smooth", F.softplus),
+    ("logsigmoid", "smooth", F.logsigmoid),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "function"), SPELLINGS)
+def test_a_function_is_measured_like_a_module(name: str, kind: str, function: Callable[[Tensor], Tensor]) -> None:
+    seen: list[Tensor] = []
+
+    def kept(x: Tensor) -> Tensor:
+        output = function(x)
+        seen.append(output.detach().double().clone())
+        return output
+
+    scope = recorded(nn.Sequential(Block(kept), nn.Linear(16, 4)))
+    assert names(scope) == ["net.0.linear", f"net.0.{name}", "net.1"]
+    layer = scope.run.layers[1]
+    assert (layer.type, layer.kind) == (name, kind)
+    assert scope.run.metric("act_mean")[:, 1] == pytest.approx([x.mean().item() for x in seen], rel=1e-5)
+    assert scope.run.metric("act_var")[:, 1] == pytest.approx([x.var(correction=0).item() for x in seen], rel=1e-5)
+    assert np.isfinite(scope.run.metric("dead_fraction")[:, 1]).all() == (kind == "rectifier")
+    assert scope.run.coverage.unseen == {}
+    assert scope.run.coverage.measured == {
+        "layers with parameters": 2,
+        "activation modules": 0,
+        "activation functions": 1,
+    }
+
+
+def test_functions_are_seen_in_every_record_and_counted_by_call() -> None:
+    scope = recorded(nn.Sequential(Block(lambda x: F.relu(F.relu(x - 1) + torch.tanh(x))), nn.Linear(16, 4)), 30)
+    assert names(scope)[1:4] == ["net.0.relu", "net.0.tanh", "net.0.relu#2"]
+    assert np.isfinite(scope.run.metric("act_mean")[:, 1:4]).all()
+
+
+def test_a_module_that_is_an_activation_is_not_counted_twice() -> None:
+    scope = recorded(mlp(nn.ReLU), 20)
+    assert names(scope) == [f"net.{i}" for i in range(5)]
+    assert scope.run.coverage.measured["activation functions"] == 0
+
+
+def test_functions_obey_the_patterns() -> None:
+    net = nn.Sequential(Block(F.relu), nn.Linear(16, 4))
+    assert names(recorded(net, scope=GradScope(summary=False, layers=["*.relu"]))) == ["net.0.relu"]
+    assert names(recorded(net, scope=GradScope(summary=False, layers=["!*.relu"]))) == ["net.0.linear", "net.1"]
+    without = recorded(mlp(), scope=GradScope(summary=False, layers=["!net.1"]))
+    assert names(without) == ["net.0", "net.2", "net.3", "net.4"]
+
+
+def test_a_name_that_a_module_has_already_is_told_apart() -> None:
+    block = Block(F.relu)
+    block.add_module("relu", nn.ReLU())
+    scope = recorded(nn.Sequential(block, nn.Linear(16, 4)))
+    assert "net.0.relu()" in names(scope)
+
+
+def test_a_function_outside_of_any_forward_is_said_and_not_measured() -> None:
+    class Hinge(Classifier):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            return F.relu(1 - self.net(batch[0])).mean()
+
+    scope = recorded(mlp(), model=Hinge)
+    assert names(scope) == [f"net.{i}" for i in range(5)]
+    assert scope.run.coverage.unseen == {"relu()": "called outside of any module's forward"}
+
+
+def test_an_exception_within_a_forward_does_not_misplace_what_follows() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("the user's own")
+
+    class Tries(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fails, self.block, self.head = Fails(), Block(F.relu), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                self.fails(x)
+            except ValueError:
+                x = F.tanh(x)
+            return torch.as_tensor(self.head(self.block(x)))
+
+    # Until the module around it ends, what follows is named after the one that was given up.
+    scope = recorded(Tries())
+    assert "net.block.relu" in names(scope)
+    assert np.isfinite(scope.run.metric("act_mean")[:, names(scope).index("net.block.relu")]).all()
+
+
+def test_modes_of_the_user_are_left_in_place() -> None:
+    class Counts(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            Counts.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    class ByHand(Classifier):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__(net)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            with Counts():
+                loss = F.cross_entropy(self.net(batch[0]), batch[1])
+                optimizer.zero_grad()
+                self.manual_backward(loss)  # GradScope stops to listen here, beneath the user's mode
+                before = Counts.calls
+                torch.ones(1) + 1
+                assert Counts.calls > before
+            optimizer.step()
+
+    scope = recorded(nn.Sequential(Block(F.relu), nn.Linear(16, 4)), model=ByHand)
+    assert Counts.calls > 0
+    assert "net.0.relu" in names(scope)
+    assert torch.overrides._get_current_function_mode() is None  # type: ignore[no-untyped-call]
+
+
+def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> None:
+    encoder = nn.TransformerEncoderLayer(20, 2, 16, batch_first=True)
+    net = nn.Sequential(nn.Linear(20, 20), encoder)
+    watch = ForwardWatch(net, list(net.modules()), [], lambda m, o: None, lambda *_: True)
+    watch.attach()
+    assert any(m._forward_hooks for m in encoder.modules())
+    watch.detach()
+    encoder.eval()
+    watch.attach()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in encoder.modules())
+    assert net[0]._forward_hooks
+    assert watch.unseen() == {FUNCTIONS: "not looked for, because a transformer layer is in evaluation mode"}
+    watch.detach()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_later_steps_hook_activations_alone() -> None:
+    net = mlp()
+    watch = ForwardWatch(net, list(net), [net[1], net[3]], lambda m, o: None, lambda *_: True)
+    for _ in range(DISCOVERY):
+        watch.attach()
+        assert all(m._forward_hooks for m in net)
+        watch.detach()
+    watch.attach()
+    assert [bool(m._forward_hooks) for m in net] == [False, True, False, True, False]
+    assert not any(m._forward_pre_hooks for m in net)
+    watch.detach()
+    watch.attach(everything=True)
+    assert all(m._forward_hooks for m in net.modules())
