@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gradscope.callback import GradScope
     from gradscope.events import load
-    from gradscope.records import Coverage, Finding, Layer, Metric, NonFinite, Overhead, Record, Run, Severity
+    from gradscope.records import (
+        Coverage,
+        Finding,
+        Flight,
+        Layer,
+        Ledger,
+        Metric,
+        NonFinite,
+        Origin,
+        Overhead,
+        Record,
+        Run,
+        Severity,
+    )
     from gradscope.rules import diagnose
     from gradscope.thresholds import Thresholds
 
@@ -18,10 +31,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Coverage",
     "Finding",
+    "Flight",
     "GradScope",
     "Layer",
+    "Ledger",
     "Metric",
     "NonFinite",
+    "Origin",
     "Overhead",
     "Record",
     "Run",

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -12,20 +13,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
+from gradscope.cadence import FIRST_STEPS, Cadence
+from gradscope.every_step import StepWatch
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.layers import NamePatterns
 from gradscope.recorder import Recorder
-from gradscope.records import Coverage, Finding, Metric, Overhead, Record, Run
+from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Severity
 from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
 from gradscope.sinks import ScalarSink, Sink, TensorBoardSink
 from gradscope.thresholds import Thresholds
 
 P = ParamSpec("P")
-
-FIRST_STEPS = 10
-"""Steps at the start that are all recorded: the initialisation shows there and nowhere else."""
 
 MICRO_BATCH_LIMIT = 10_000
 """Batches without a step of any optimizer after which a record is given up: each holds a little memory."""
@@ -61,11 +61,17 @@ class GradScope(pl.Callback):
     scalars.
 
     Args:
-        every_n_steps: Record every so many steps, an integer of at least 1; the first 10 steps are all recorded.
-            Steps count as on the x-axis of Lightning's loggers.
+        every_n_steps: Record every so many steps, an integer of at least 1, by default 10; the first 10 steps are all
+            recorded, and so are some after a record that looks like the beginning of a disaster. Steps count as on
+            the x-axis of Lightning's loggers.
+        budget: In place of `every_n_steps`: the share of the step time that GradScope may take, a number in (0, 1].
+            It chooses the interval after the first 10 steps, reviews it ever more rarely, and ranks agree on it.
         layers: Glob patterns on names as in ``model.named_modules()``; a leading ``!`` excludes:
             ``["encoder.*", "!*.norm"]``. A layer that is not watched still counts in the total norm.
         thresholds: What the rules judge by.
+        exact: Measure update ratios and activations from all elements, not from a sample of them.
+        flight_recorder: Steps before a disaster to keep, every one of them: loss and gradient norms, written out when
+            a critical finding appears. 0 keeps none.
         log: What goes to the loggers: True for all, False for nothing, or any of ``"tensors"`` (what
             `gradscope summary` reads), ``"scalars"``, ``"layers"``, ``"distribution"``, ``"heat_map"``, ``"verdicts"``.
         summary: Print the summary at the end of a fit, on rank zero.
@@ -78,13 +84,19 @@ class GradScope(pl.Callback):
     def __init__(
         self,
         *,
-        every_n_steps: int = 10,
+        every_n_steps: int | None = None,
+        budget: float | None = None,
         layers: str | Sequence[str] = "*",
         thresholds: Thresholds | None = None,
+        exact: bool = False,
+        flight_recorder: int = 50,
         log: bool | Collection[str] = True,
         summary: bool = True,
     ) -> None:
-        self.every_n_steps = options.every_n_steps(every_n_steps)
+        self.budget = options.budget(budget)
+        self._interval = options.every_n_steps(every_n_steps, self.budget)
+        self.exact = options.exact(exact)
+        self.flight_recorder = options.flight_recorder(flight_recorder)
         self.thresholds = options.thresholds(thresholds)
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
@@ -93,6 +105,16 @@ class GradScope(pl.Callback):
 
     def _start_over(self) -> None:
         self._recorder: Recorder | None = None
+        self._watch: StepWatch | None = None
+        self._cadence = Cadence(self._interval, self.budget)
+        self._batch: object = None
+        self._step_began = 0.0, 0.0
+        self._step_ended = 0.0
+        self._step_is_recorded = False
+        self._alarms_in_a_row = 0
+        self._origin: Origin | None = None
+        self._ledger = Ledger()
+        self._flights: dict[str, Flight] = {}
         self._history = History()
         self._sinks: list[tuple[str, Sink]] | None = None
         self._name = "fit"
@@ -100,7 +122,6 @@ class GradScope(pl.Callback):
         self._micro_batches = 0
         self._off = ""
         self._warned = False
-        self._scale = LossScale(None)
         self._untouched = False
         self._columns: tuple[Metric, ...] = ()
         self._unseen: dict[str, str] = {}
@@ -114,6 +135,11 @@ class GradScope(pl.Callback):
     # What a user reads.
 
     @property
+    def every_n_steps(self) -> int:
+        """The steps between records: with a budget as it was chosen last."""
+        return self._cadence.interval
+
+    @property
     def run(self) -> Run:
         """The run so far: of a long fit the first, the newest and a choice of the records between, 2,000 at most."""
         in_hooks = self._recorder.seconds if self._recorder else 0.0
@@ -124,7 +150,10 @@ class GradScope(pl.Callback):
             self._columns,
             thresholds=self.thresholds,
             coverage=self._coverage(),
-            overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted),
+            overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted, self._cadence.interval),
+            ledger=self._watch.ledger() if self._watch else self._ledger,
+            origin=self._first_origin(),
+            flights=dict(self._flights),
         )
 
     @property
@@ -139,11 +168,13 @@ class GradScope(pl.Callback):
         """Look at the model; hooks come with the first step."""
         self._start_over()
         self._name = _run_name(trainer)
-        self._recorder = Recorder(pl_module, self.thresholds, self.layers)
+        scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
+        self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale)
         self._columns = self._recorder.columns
+        self._watch = StepWatch(self._recorder.table, self._recorder.forward.trace, scale, self.flight_recorder)
+        self._watch.attach(trainer.optimizers)
         if trainer.world_size > 1:
             self._unseen["other ranks"] = "activations are those of rank zero; gradients are merged by the strategy"
-        self._scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._untouched = _gradients_are_left_alone(trainer, pl_module, self)
 
     @_shielded
@@ -158,17 +189,25 @@ class GradScope(pl.Callback):
         """Attach where a step begins that is due."""
         if self._recorder is None:
             return
+        self._batch = batch
+        self._time_step(self._recorder)
         if self._recording:
             self._recorder.begin_batch()
-        elif self._due(_logged_step(trainer)):
-            self._recorder.begin(trainer.optimizers, self._scale, self._untouched)
+        elif not self._off and self._cadence.due(_logged_step(trainer)):
             self._recording, self._micro_batches = True, 0
+            everything = self._cadence.alarm.on or pl_module.device.type != "cpu"
+            self._recorder.begin(trainer.optimizers, self._untouched, everything)
+        self._step_is_recorded = self._recording
 
     @_shielded
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Stop listening: activation checkpointing runs the forward again, and so does LBFGS."""
-        if self._recorder is not None:
+        """Look at the loss, and stop listening: activation checkpointing runs the forward again, and so does LBFGS."""
+        if self._recorder is None or self._watch is None:
+            return
+        if self._recording:
             self._recorder.listening = False
+            self._recorder.forward.trace.end(loss)
+        self._watch.before_backward(_logged_step(trainer), loss, self._batch)
 
     @_shielded
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -181,29 +220,30 @@ class GradScope(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure gradients: unscaled, not clipped yet."""
-        if self._recorder is not None and self._recording:
-            self._recorder.before_optimizer_step(getattr(optimizer, "optimizer", optimizer))
+        """Measure gradients that are not clipped yet."""
+        if self._recorder is None or self._watch is None:
+            return
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        if self._recording:
+            self._recorder.before_optimizer_step(optimizer)
+        self._watch.before_optimizer_step(_logged_step(trainer), optimizer, self._recorder.step_of)
 
     @_shielded
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the record once an optimizer has stepped, and hand on what has arrived."""
-        if self._recorder is None:
+        self._batch = None
+        if self._recorder is None or self._watch is None:
             return
+        loss = _loss(trainer, outputs)
+        self._watch.end_batch(_logged_step(trainer), loss)
         if self._recording:
-            self._recorder.end_batch(_loss(trainer, outputs))
-            self._warn_of_gaps(self._recorder)
-            self._micro_batches += 1
-            if self._recorder.stepped:
-                self._recorder.end(_logged_step(trainer))
-                self._recording = False
-            elif self._micro_batches == MICRO_BATCH_LIMIT:
-                self._switch_off(f"no optimizer stepped in {MICRO_BATCH_LIMIT:,} batches")
+            self._end_batch(self._recorder, _logged_step(trainer), loss)
         self._announce_failures(self._recorder)
         while (record := self._recorder.poll()) is not None:
             self._keep(trainer, record)
+        self._step_ended = time.perf_counter()
 
     @_shielded
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -217,24 +257,44 @@ class GradScope(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
-        if self._recorder is not None:
-            self._recorder.release()
+        self._detach()
         for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
             self.__dict__.pop(method_of_the_model, None)
 
     # What happens in between.
 
-    def _due(self, step: int) -> bool:
-        return not self._off and (step < FIRST_STEPS or step % self.every_n_steps == 0)
+    def _time_step(self, recorder: Recorder) -> None:
+        """Tell the cadence what the step before this one took, and start the clock for this one."""
+        own = self._seconds + recorder.seconds
+        began, own_before = self._step_began
+        if began and self.budget is not None:
+            self._cadence.took(self._step_is_recorded, self._step_ended - began, own - own_before)
+        self._step_began = time.perf_counter(), own
+
+    def _end_batch(self, recorder: Recorder, step: int, loss: Tensor | None) -> None:
+        recorder.end_batch(loss)
+        self._warn_of_gaps(recorder)
+        self._micro_batches += 1
+        if recorder.stepped:
+            recorder.end(step)
+            self._recording = False
+        elif self._micro_batches == MICRO_BATCH_LIMIT:
+            self._switch_off(f"no optimizer stepped in {MICRO_BATCH_LIMIT:,} batches")
 
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._history.add(record)
+        alarming = self._cadence.alarm.hear(record)
+        if self._cadence.wants_review(self._history.added):
+            # Every rank asks at the same record, and all take what rank zero says.
+            self._cadence.interval = trainer.strategy.broadcast(self._cadence.affordable_interval())
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
             self._sinks = self._open_sinks(trainer)
         self._tell_sinks(lambda sink: sink.record(record))
-        if self._history.added >= self._diagnose_at:
+        self._alarms_in_a_row = self._alarms_in_a_row + 1 if alarming else 0
+        alarmed = self._alarms_in_a_row in (1, 2, 4, 8)  # what is wrong may take some records to be told
+        if alarmed or self._history.added >= self._diagnose_at:
             self._diagnose_at = self._history.added * 5 // 4 + 1  # ever rarer: all diagnoses together stay linear
             self._write_verdicts(final=False)
 
@@ -242,10 +302,11 @@ class GradScope(pl.Callback):
         if self._recorder is None:
             return
         self._ended = time.perf_counter()
-        self._recorder.detach()
+        self._detach()
         while (record := self._recorder.poll(wait=True)) is not None:
             self._keep(trainer, record)
         self._announce_failures(self._recorder)
+        self._keep_flights(self.findings)
         self._release(self._recorder)
         if trainer.is_global_zero and self._history.records:
             self._write_verdicts(final=True)
@@ -257,18 +318,40 @@ class GradScope(pl.Callback):
 
     def _release(self, recorder: Recorder) -> None:
         """Let go of the model and its optimizers: the user may want their memory back."""
-        recorder.release()
         coverage = recorder.coverage()
         self._unseen.update(coverage.unseen)
         self._measured = coverage.measured
         self._seconds += recorder.seconds
-        self._recorder = None
+        self._origin = self._first_origin()
+        self._ledger = self._watch.ledger() if self._watch else self._ledger
+        self._recorder = self._watch = None
+
+    def _detach(self) -> None:
+        if self._recorder is not None:
+            self._recorder.release()
+        if self._watch is not None:
+            self._watch.detach()
+        self._batch = None
 
     def _write_verdicts(self, final: bool) -> None:
-        if self._sinks:
-            run = self.run
-            findings = diagnose(run)
-            self._tell_sinks(lambda sink: sink.verdicts(run, findings, final))
+        findings = diagnose(self.run)
+        self._keep_flights(findings)
+        run = self.run
+        self._tell_sinks(lambda sink: sink.verdicts(run, findings, final))
+
+    def _keep_flights(self, findings: Sequence[Finding]) -> None:
+        new = [f.code for f in findings if f.severity is Severity.CRITICAL and f.code not in self._flights]
+        if new and self._watch is not None and (flight := self._watch.flight()) is not None:
+            self._flights.update(dict.fromkeys(new, flight))
+
+    def _first_origin(self) -> Origin | None:
+        """The earliest origin known: a module that was seen to give out a bad number goes before what was inferred."""
+        seen = self._recorder.origin if self._recorder else None
+        inferred = self._watch.origin if self._watch else None
+        if seen is not None and inferred is not None and seen.step == inferred.step:
+            return replace(seen, operation=inferred.operation)
+        known = [o for o in (self._origin, seen, inferred) if o is not None]
+        return min(known, key=lambda o: o.step, default=None)
 
     def _open_sinks(self, trainer: pl.Trainer) -> list[tuple[str, Sink]]:
         if not self._parts:
@@ -319,8 +402,7 @@ class GradScope(pl.Callback):
             self._say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
 
     def _switch_off(self, reason: str) -> None:
-        if self._recorder is not None:
-            self._recorder.release()
+        self._detach()
         self._recording = False
         if not self._off:
             self._off = f"switched itself off: {reason}"

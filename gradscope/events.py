@@ -18,7 +18,20 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
 from gradscope import event_files
-from gradscope.records import GLOBALS, Coverage, Finding, Floats, Layer, Metric, Overhead, Record, Run
+from gradscope.records import (
+    GLOBALS,
+    Coverage,
+    Finding,
+    Flight,
+    Floats,
+    Layer,
+    Ledger,
+    Metric,
+    Origin,
+    Overhead,
+    Record,
+    Run,
+)
 from gradscope.thresholds import Thresholds
 from gradscope.wording import counted
 
@@ -67,12 +80,15 @@ class Encoder:
         values.append(self._value(GLOBALS_TAG, _floats(totals), {"kind": "globals", "names": GLOBALS}))
         return Summary(value=values)
 
-    def status(self, thresholds: Thresholds, coverage: Coverage, overhead: Overhead) -> Summary:
-        """Return what a run knows about itself as one JSON object; the last one written is the one read."""
+    def status(self, run: Run) -> Summary:
+        """Return what `run` knows about itself as one JSON object; the last one written is the one read."""
         status = {
-            "thresholds": thresholds.changed(),
-            "coverage": {"unseen": dict(coverage.unseen), "measured": dict(coverage.measured)},
-            "overhead": dataclasses.asdict(overhead),
+            "thresholds": run.thresholds.changed(),
+            "coverage": {"unseen": dict(run.coverage.unseen), "measured": dict(run.coverage.measured)},
+            "overhead": dataclasses.asdict(run.overhead),
+            "ledger": dataclasses.asdict(run.ledger),
+            "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
+            "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
         }
         return Summary(value=[self._value(STATUS_TAG, _strings([_json(status)], (1,)), {"kind": "status"})])
 
@@ -99,6 +115,15 @@ class Encoder:
         # Without a data class rustboard drops the series.
         metadata = SummaryMetadata(plugin_data=plugin_data, data_class=DATA_CLASS_TENSOR)
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+
+
+def _flight_as_json(flight: Flight) -> dict[str, object]:
+    return {
+        "steps": flight.steps.tolist(),
+        "loss": flight.loss.tolist(),
+        "layers": list(flight.layers),
+        "grad_norm": [[float(f"{x:.6g}") for x in row] for row in flight.grad_norm.tolist()],
+    }
 
 
 def _described(column: Metric) -> dict[str, object]:
@@ -181,6 +206,9 @@ class _Reading:
     thresholds: Thresholds = field(default_factory=Thresholds)
     coverage: Coverage = field(default_factory=Coverage)
     overhead: Overhead = field(default_factory=Overhead)
+    ledger: Ledger = field(default_factory=Ledger)
+    origin: Origin | None = None
+    flights: Mapping[str, Flight] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     misfits: dict[str, list[int]] = field(default_factory=dict)
 
@@ -200,6 +228,9 @@ class _Reading:
             thresholds=self.thresholds,
             coverage=self.coverage,
             overhead=self.overhead,
+            ledger=self.ledger,
+            origin=self.origin,
+            flights=self.flights,
             notes=tuple(self.notes),
         )
 
@@ -315,8 +346,26 @@ def _read_status(tensor: TensorProto, reading: _Reading) -> None:
         reading.coverage = Coverage(unseen, {str(what): int(number) for what, number in measured.items()})
         known = {f.name for f in dataclasses.fields(Overhead)}
         reading.overhead = Overhead(**{name: value for name, value in overhead.items() if name in known})
-    except (AttributeError, KeyError, TypeError, ValueError):
+        ledger, origin = status.get("ledger", {}), status.get("origin")
+        reading.ledger = Ledger(int(ledger.get("steps", 0)), int(ledger.get("skipped", 0)))
+        reading.origin = _origin(origin) if origin is not None else None
+        reading.flights = {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()}
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         reading.note(f"{STATUS_TAG}: could not be read, so the thresholds are the defaults or those written before")
+
+
+def _origin(content: Mapping[str, Any]) -> Origin:
+    return Origin(int(content["step"]), *(str(content[name]) for name in ("module", "direction", "operation")))
+
+
+def _flight(content: Mapping[str, Any]) -> Flight:
+    steps, layers = np.array(content["steps"], dtype=np.int64), tuple(map(str, content["layers"]))
+    return Flight(
+        steps,
+        np.array(content["loss"], dtype=np.float64).reshape(len(steps)),
+        layers,
+        np.array(content["grad_norm"], dtype=np.float32).reshape(len(steps), len(layers)),
+    )
 
 
 def _totals(names: Sequence[str], numbers: Floats) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.activations import Activation
 from gradscope.compiled import Tap, compiled_roots, has_compiled_functions, reset
 from gradscope.functions import FunctionWatch
+from gradscope.provenance import Trace
 
 DISCOVERY = 10
 """Recorded steps in which the model is learned: which module runs after which, and which activations are called as
@@ -53,7 +54,10 @@ class ForwardWatch:
         self._ran, self._called = ran, called
         self._functions = FunctionWatch(self._function)
         self._looking = False
+        self._learning = False
         self._steps = 0
+        self.trace = Trace()
+        """The modules of a forward, as the first steps showed it."""
         self._stack: list[nn.Module] = []
         self._callers: dict[nn.Module, None] = {}
         self._outside: dict[str, None] = {}
@@ -87,6 +91,7 @@ class ForwardWatch:
             self._why_not = "not looked for, because a transformer layer is in evaluation mode"
         self._looking = not self._why_not and (self._steps < DISCOVERY or bool(self._callers))
         self._steps += 1
+        self._learning = self._looking and self._steps <= DISCOVERY
         modules = dict.fromkeys(self._wanted(everything))
         if self._looking:
             callers = {**self._callers, **modules} if self._steps > DISCOVERY else self._model.modules()
@@ -137,11 +142,15 @@ class ForwardWatch:
     def enter(self, module: nn.Module) -> None:
         """See the forward of `module` begin."""
         self._stack.append(module)
+        if self._learning:
+            self.trace.enter(module)
 
     def leave(self, module: nn.Module, output: object) -> None:
         """See the forward of `module` end."""
         while self._stack and self._stack.pop() is not module:
             pass  # the forward of what stood above it was given up by an exception
+        if self._learning:
+            self.trace.leave(module, output)
         self.tell(module, output)
 
     def tell(self, module: nn.Module, output: object) -> None:

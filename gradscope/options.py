@@ -12,12 +12,43 @@ LOG_PARTS = ("tensors", "scalars", "layers", "distribution", "heat_map", "verdic
 layer while there are at most 32; a histogram over layers; an image of layers by steps; a table of findings."""
 
 
-def every_n_steps(value: int) -> int:
-    """Return the steps between records: an integer of at least 1."""
+def every_n_steps(value: int | None, budget: float | None) -> int | None:
+    """Return the steps between records, an integer of at least 1: None where `budget` chooses them, or nobody does."""
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`every_n_steps` must be an integer, got {value!r}; give the number of steps between records")
     if value < 1:
         raise ValueError(f"`every_n_steps` must be at least 1, got {value}; 1 records every step")
+    if budget is not None:
+        raise ValueError(f"`every_n_steps` must be left out where `budget` chooses it, got {value}; give one")
+    return value
+
+
+def budget(value: float | None) -> float | None:
+    """Return the share of the step time that GradScope may take: a number in (0, 1], or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`budget` must be a number, got {value!r}; 0.02 lets it take two percent of a step")
+    if not 0 < value <= 1:
+        raise ValueError(f"`budget` must be a share in (0, 1], got {value}; 0.02 lets it take two percent of a step")
+    return float(value)
+
+
+def flight_recorder(value: int) -> int:
+    """Return how many steps the flight recorder keeps: an integer of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`flight_recorder` must be an integer, got {value!r}; give the number of steps to keep")
+    if value < 0:
+        raise ValueError(f"`flight_recorder` must be at least 0, got {value}; 0 keeps none")
+    return value
+
+
+def exact(value: bool) -> bool:
+    """Return whether to measure from all elements."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`exact` must be True or False, got {value!r}; True measures from all elements, not a sample")
     return value
 
 

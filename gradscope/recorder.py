@@ -18,7 +18,8 @@ from gradscope.forward import ForwardWatch
 from gradscope.layers import LayerTable
 from gradscope.probes import PROBES, Probe
 from gradscope.probes.probe import Measured, Parameters, Pending, Step
-from gradscope.records import LOSS, NONFINITE_LOSS, Coverage, Floats, Layer, Metric, Record
+from gradscope.provenance import OutputWatch
+from gradscope.records import LOSS, NONFINITE_LOSS, Coverage, Floats, Layer, Metric, Origin, Record
 from gradscope.scaling import LossScale
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
@@ -38,7 +39,12 @@ class Recorder:
     """
 
     def __init__(
-        self, model: nn.Module, thresholds: Thresholds, watch: Callable[[str], bool], exact: bool = False
+        self,
+        model: nn.Module,
+        thresholds: Thresholds,
+        watch: Callable[[str], bool],
+        exact: bool = False,
+        scale: LossScale | None = None,
     ) -> None:
         self.table = LayerTable(model, watch)
         self.columns = _columns(probes := [probe(thresholds, exact) for probe in PROBES])
@@ -52,7 +58,7 @@ class Recorder:
         self._observers = [(n, p) for n, p in self._probes.items() if type(p).observe is not Probe.observe]
         self._optimizers: list[Optimizer] = []
         self._parameters: dict[int, tuple[list[int], Parameters]] = {}
-        self._scale = LossScale(None)
+        self._scale = scale or LossScale(None)
         self._untouched = False
         self._handles: list[RemovableHandle] = []
         self._losses: list[Tensor] = []
@@ -61,7 +67,10 @@ class Recorder:
         """What was seen to feed the activation in each row, for steps in which only activations are looked at."""
         self._in_flight: list[_InFlight] = []
         self._announced: set[Optimizer] = set()
+        self._outputs: OutputWatch | None = None
         self._seconds = 0.0
+        self.origin: Origin | None = None
+        """The module that first gave out a NaN or an infinity in a step that was watched in full."""
 
     @property
     def listening(self) -> bool:
@@ -77,21 +86,26 @@ class Recorder:
         """Host time spent in hooks on the model and on the optimizers."""
         return self._seconds + self.forward.seconds
 
-    def begin(self, optimizers: Sequence[Optimizer], scale: LossScale | None = None, untouched: bool = False) -> None:
+    def begin(
+        self,
+        optimizers: Sequence[Optimizer],
+        untouched: bool = False,
+        everything: bool = False,
+    ) -> None:
         """Attach to the model and to `optimizers`, and listen to the first micro-batch.
 
         `untouched` promises that nobody changes gradients between `before_optimizer_step` and the optimizer without
-        autograd knowing of it.
+        autograd knowing of it. With `everything` the step is watched in full: the output of each module is looked at.
         """
         self.detach()
         self.stepped = False
         self._optimizers = list(optimizers)
-        self._scale = scale or LossScale(None)
         self._untouched = untouched
         self._announced.clear()
         self._losses = []
         with self._shielded("forward hooks"):
-            self.forward.attach()
+            self._outputs = OutputWatch(self.table) if everything else None
+            self.forward.attach(everything)
         for optimizer in optimizers:
             with self._shielded(f"hook at {type(optimizer).__name__}"):
                 self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
@@ -115,7 +129,7 @@ class Recorder:
         """Measure gradients that are not clipped yet."""
         self.stepped = True
         self._announced.add(optimizer)
-        step = self._step(optimizer, scaled=self._scale.left_to(optimizer))
+        step = self.step_of(optimizer)
         self._tell_probes(lambda probe: probe.before_optimizer_step(step))
 
     def end_batch(self, loss: Tensor | None) -> None:
@@ -130,6 +144,8 @@ class Recorder:
         pending = self._tell_probes(lambda probe: probe.finish(len(self.table.rows)))
         loss = [torch.stack(self._losses).mean()] if self._losses else []
         parts = [*pending, ("loss", Pending(loss, _loss))]
+        if self._outputs is not None:
+            parts.append(("outputs", self._finish_outputs(self._outputs, step)))
         with self._shielded("transfer"):
             transfer = Transfer([t for _, part in parts for t in part.tensors])
             self._in_flight.append(_InFlight(step, time.time(), *self.table.order(), parts, transfer))
@@ -185,6 +201,8 @@ class Recorder:
 
     def _see(self, module: nn.Module, output: object) -> None:
         try:
+            if self._outputs is not None:
+                self._outputs.see(module, output)
             row = self.table.row_of_call(module)
             if row is None:
                 return
@@ -242,6 +260,21 @@ class Recorder:
         step = self._step(optimizer, overflow=self._scale.overflow(optimizer))
         self._tell_probes(lambda probe: probe.after_optimizer_step(step))
         self._seconds += time.perf_counter() - start
+
+    def _finish_outputs(self, outputs: OutputWatch, step: int) -> Pending:
+        names, sums = outputs.finish()
+
+        def resolve(copy: Floats) -> Measured:
+            bad = np.flatnonzero(~np.isfinite(copy))
+            if self.origin is None and len(bad):
+                self.origin = Origin(step, names[bad[0]], "forward")
+            return Measured({})
+
+        return Pending([torch.stack(sums)] if sums else [], resolve)
+
+    def step_of(self, optimizer: Optimizer) -> Step:
+        """Return the moment before the step of `optimizer`."""
+        return self._step(optimizer, scaled=self._scale.left_to(optimizer))
 
     def _step(self, optimizer: Optimizer, scaled: bool = False, overflow: Tensor | None = None) -> Step:
         number = next((i for i, o in enumerate(self._optimizers) if o is optimizer), -1)

@@ -107,13 +107,58 @@ class Coverage:
     measured: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Flight:
+    """The steps before a disaster, every one of them: what the flight recorder held when a critical finding appeared.
+
+    `steps` is int64[K]; `loss` float64[K]; `grad_norm` float32[K, L], unscaled and before clipping, estimated from 256
+    elements of the weight of each of `layers`, which are L names: all layers, or 16 spread over the depth. NaN where
+    there was no such number.
+    """
+
+    steps: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float64]
+    layers: tuple[str, ...]
+    grad_norm: Floats
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the first NaN or infinity of a run was born.
+
+    `step` as in `Record`; `module` a name, empty for what runs outside of any module; `direction` is ``"forward"``,
+    ``"backward"``, ``"weight"`` or ``"batch"``; `operation` the name of the operation as autograd knows it, where it is
+    known.
+    """
+
+    step: int
+    module: str
+    direction: str
+    operation: str = ""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every step of an optimizer in the fit, recorded or not: how many there were, and how many did not happen.
+
+    A GradScaler skips a step whose gradients overflowed.
+    """
+
+    steps: int = 0
+    skipped: int = 0
+
+
 @dataclass(frozen=True)
 class Overhead:
-    """What GradScope cost: seconds on the host inside GradScope, of the seconds that the fit took until then."""
+    """What GradScope cost: seconds on the host inside GradScope, of the seconds that the fit took until then.
+
+    `every_n_steps` is the interval of records, in steps: 0 where it is not known.
+    """
 
     records: int = 0
     gradscope_seconds: float = 0.0
     fit_seconds: float = 0.0
+    every_n_steps: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +167,9 @@ class Run:
 
     `steps` is int64[S], strictly increasing; `wall_times` float64[S]; `layers` has L rows in order of first
     execution; `metrics` maps a name to float32[S, L], NaN where not measured; `columns` describes those metrics;
-    `globals` maps a name to float64[S]. A run without records has S = 0. `notes` says what was wrong with the
-    log that it was read from, a sentence each.
+    `globals` maps a name to float64[S]. A run without records has S = 0. `flights` maps the
+    code of a critical finding to the steps before it appeared. `notes` says what was wrong with the log that it was
+    read from, a sentence each.
     """
 
     name: str
@@ -136,6 +182,9 @@ class Run:
     thresholds: Thresholds = field(default_factory=Thresholds)
     coverage: Coverage = field(default_factory=Coverage)
     overhead: Overhead = field(default_factory=Overhead)
+    ledger: Ledger = field(default_factory=Ledger)
+    origin: Origin | None = None
+    flights: Mapping[str, Flight] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def metric(self, name: str) -> Floats:

@@ -43,7 +43,7 @@ class TensorBoardSink:
     def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
         summary = Summary()
         if "tensors" in self._parts:
-            summary.MergeFrom(self._encoder.status(run.thresholds, run.coverage, run.overhead))
+            summary.MergeFrom(self._encoder.status(run))
             summary.MergeFrom(self._encoder.verdicts(findings))
         if "verdicts" in self._parts:
             summary.value.append(stock.verdict_table(findings))

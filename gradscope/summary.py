@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.records import Finding, Floats, Run, Severity
+from gradscope.records import Finding, Flight, Floats, Run, Severity
 from gradscope.wording import counted
 
 
@@ -31,6 +32,9 @@ class RunSummary(TypedDict):
     findings: list[dict[str, Any]]
     coverage: dict[str, dict[str, Any]]
     overhead: dict[str, float | None]
+    ledger: dict[str, int]
+    origin: dict[str, Any] | None
+    flights: dict[str, dict[str, Any]]
     notes: list[str]
 
 
@@ -52,7 +56,11 @@ def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
             "records": run.overhead.records,
             "gradscope_seconds": _number(run.overhead.gradscope_seconds),
             "fit_seconds": _number(run.overhead.fit_seconds),
+            "every_n_steps": run.overhead.every_n_steps,
         },
+        "ledger": asdict(run.ledger),
+        "origin": asdict(run.origin) if run.origin is not None else None,
+        "flights": {code: _flight(flight) for code, flight in run.flights.items()},
         "notes": list(run.notes),
     }
 
@@ -122,6 +130,15 @@ def _finding(finding: Finding) -> dict[str, Any]:
     summary["first_step"], summary["last_step"] = int(finding.first_step), int(finding.last_step)
     summary["evidence"] = {k: v if isinstance(v, str) else float(v) for k, v in summary["evidence"].items()}
     return summary
+
+
+def _flight(flight: Flight) -> dict[str, Any]:
+    return {
+        "steps": flight.steps.tolist(),
+        "loss": [_number(x) for x in flight.loss.tolist()],
+        "layers": list(flight.layers),
+        "grad_norm": [[_number(x) for x in row] for row in flight.grad_norm.tolist()],
+    }
 
 
 def _number(value: float) -> float | None:

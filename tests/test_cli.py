@@ -293,7 +293,7 @@ def real_logs(tmp_path: Path) -> Path:
             totals = {name: float(values[i]) for name, values in run.globals.items()}
             record = Record(int(step), float(run.wall_times[i]), run.layers, metrics, totals)
             writer.add_event(Event(step=record.step, wall_time=record.wall_time, summary=encoder.record(record)))
-        writer.add_event(Event(summary=encoder.status(run.thresholds, run.coverage, run.overhead)))
+        writer.add_event(Event(summary=encoder.status(run)))
         writer.close()
     return tmp_path
 

@@ -3,6 +3,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gradscope.event_files import frames
 from gradscope.events import Encoder, load
-from gradscope.records import Coverage, Finding, Floats, Layer, Metric, Overhead, Record, Run, Severity
+from gradscope.records import (
+    Coverage,
+    Finding,
+    Flight,
+    Floats,
+    Layer,
+    Ledger,
+    Metric,
+    Origin,
+    Overhead,
+    Record,
+    Run,
+    Severity,
+)
 from gradscope.thresholds import Thresholds
 
 GRAD_NORM = Metric("grad_norm", "Gradient norm", "L2 norm")
@@ -27,6 +41,18 @@ LAYERS = (
     Layer("act", "SELU", "self_normalizing"),
     Layer("fc", "Linear", "linear"),
 )
+
+
+FLIGHT = Flight(
+    np.array([10, 11, 12]),
+    np.array([0.5, 1e30, math.nan]),
+    ("a", "b"),
+    np.array([[1, 2], [3, math.inf], [math.nan, 0]], dtype=np.float32),
+)
+
+
+def run_without_records(**rest: Any) -> Run:
+    return Run.from_records("run", [], COLUMNS, **rest)
 
 
 def floats(*values: float) -> Floats:
@@ -113,13 +139,29 @@ class TestRoundTrip:
                 tmp_path / "tfevents",
                 [record(0)],
                 COLUMNS,
-                lambda encoder: encoder.status(Thresholds(), Coverage(), Overhead()),
-                lambda encoder: encoder.status(changed, coverage, Overhead(3, 0.5, 20.0)),
+                lambda encoder: encoder.status(run_without_records()),
+                lambda encoder: encoder.status(
+                    run_without_records(
+                        thresholds=changed,
+                        coverage=coverage,
+                        overhead=Overhead(3, 0.5, 20.0, 7),
+                        ledger=Ledger(40, 2),
+                        origin=Origin(12, "encoder.log", "forward", "log"),
+                        flights={"non_finite": FLIGHT},
+                    )
+                ),
             )
         )
         assert run.thresholds == changed
         assert run.coverage == coverage
-        assert run.overhead == Overhead(3, 0.5, 20.0)
+        assert run.overhead == Overhead(3, 0.5, 20.0, 7)
+        assert run.ledger == Ledger(40, 2)
+        assert run.origin == Origin(12, "encoder.log", "forward", "log")
+        (flight,) = run.flights.values()
+        assert flight.steps.tolist() == [10, 11, 12]
+        assert flight.layers == ("a", "b")
+        np.testing.assert_array_equal(flight.loss, FLIGHT.loss)
+        np.testing.assert_array_equal(flight.grad_norm, FLIGHT.grad_norm)
 
     def test_the_layers_may_change_midway(self, tmp_path: Path) -> None:
         grown = (*LAYERS, Layer("head", "Linear", "linear"))
@@ -305,11 +347,18 @@ class TestDamage:
             '{"thresholds":{"dead_fraction":NaN},"coverage":{"unseen":{}},"overhead":{}}',
             '{"thresholds":{},"coverage":{"unseen":[1]},"overhead":{}}',
             '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{"records":"many"}}',
+            '{"thresholds":{},"coverage":{"unseen":{},"measured":{"a":"b"}},"overhead":{}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"ledger":{"steps":"x"}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"origin":{"step":1}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"origin":[1]}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"flights":{"a":{"steps":[1e999]}}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"flights":{"a":{"steps":[1],"layers":["x"],"loss":[1,2],'
+            '"grad_norm":[[1]]}}}',
         ],
     )
     def test_hostile_status_gives_a_note(self, tmp_path: Path, status: str) -> None:
         encoder = Encoder(COLUMNS)
-        summary = encoder.status(Thresholds(), Coverage(), Overhead())
+        summary = encoder.status(run_without_records())
         summary.value[0].tensor.string_val[0] = status.encode()
         run = load_one(write_frames(tmp_path / "tfevents", event(encoder.record(record(0))), event(summary)))
         assert (run.thresholds, run.coverage, run.overhead) == (Thresholds(), Coverage(), Overhead())
@@ -319,7 +368,7 @@ class TestDamage:
 
     def test_a_status_of_tomorrow_is_read_as_far_as_it_is_known(self, tmp_path: Path) -> None:
         encoder = Encoder(COLUMNS)
-        summary = encoder.status(Thresholds(), Coverage(), Overhead())
+        summary = encoder.status(run_without_records())
         summary.value[0].tensor.string_val[0] = json.dumps(
             {
                 "thresholds": {"dead_fraction": 0.6, "unheard_of": 1},

@@ -11,8 +11,9 @@ import gradscope
 
 PACKAGE = Path(gradscope.__file__).parent
 HEAVY = {"torch", "pytorch_lightning", "lightning", "rich", "tensorboard", "PIL"}
+MEASURING = "stats layers transfer recorder probes scaling forward functions compiled every_step flight provenance"
 ROOMS = {
-    "torch": {"stats", "layers", "transfer", "recorder", "probes"},
+    "torch": {*MEASURING.split()},
     "torch pytorch_lightning tensorboard rich": {"callback"},
     "tensorboard": {"events", "stock", "sinks"},
     "rich": {"report"},

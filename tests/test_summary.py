@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gradscope.records import Coverage, Finding, Layer, Overhead, Severity
+from gradscope.records import Coverage, Finding, Flight, Layer, Ledger, Origin, Overhead, Severity
 from gradscope.summary import as_json, last_finite, layer_severity, verdict, worst_severity
 from tests.hand_written_runs import empty_run, run_of, sick_findings, sick_run, sound_run
 
@@ -20,10 +20,14 @@ def test_last_finite_skips_nan_and_inf() -> None:
 
 
 def test_json_has_the_documented_shape() -> None:
+    flight = Flight(np.array([7]), np.array([math.nan]), ("fc",), np.full((1, 1), np.inf, np.float32))
     run = replace(
         run_of("a", [Layer("fc", "Linear", "linear")], {"grad_norm": [[0.5], [math.inf]]}, records=2),
         coverage=Coverage({"decoder": "it never ran"}, {"activation modules": 1}),
-        overhead=Overhead(2, 0.5, 10.0),
+        overhead=Overhead(2, 0.5, 10.0, 5),
+        ledger=Ledger(20, 1),
+        origin=Origin(7, "fc", "forward", "log"),
+        flights={"non_finite": flight},
         notes=("cut short",),
     )
     metrics = dict.fromkeys([column.name for column in run.columns])
@@ -35,7 +39,10 @@ def test_json_has_the_documented_shape() -> None:
         "layers": [{"name": "fc", "type": "Linear", "kind": "linear", "metrics": {**metrics, "grad_norm": 0.5}}],
         "findings": [WARNING.as_dict()],
         "coverage": {"unseen": {"decoder": "it never ran"}, "measured": {"activation modules": 1}},
-        "overhead": {"records": 2, "gradscope_seconds": 0.5, "fit_seconds": 10.0},
+        "overhead": {"records": 2, "gradscope_seconds": 0.5, "fit_seconds": 10.0, "every_n_steps": 5},
+        "ledger": {"steps": 20, "skipped": 1},
+        "origin": {"step": 7, "module": "fc", "direction": "forward", "operation": "log"},
+        "flights": {"non_finite": {"steps": [7], "loss": [None], "layers": ["fc"], "grad_norm": [[None]]}},
         "notes": ["cut short"],
     }
 
@@ -50,7 +57,12 @@ def test_json_survives_numbers_that_are_none(value: float) -> None:
     restored = json.loads(json.dumps(as_json(run, [finding]), allow_nan=False))
     assert restored == as_json(run, [finding])
     assert set(restored["layers"][0]["metrics"].values()) == {None}
-    assert restored["overhead"] == {"records": 3, "gradscope_seconds": None, "fit_seconds": None}
+    assert restored["overhead"] == {
+        "records": 3,
+        "gradscope_seconds": None,
+        "fit_seconds": None,
+        "every_n_steps": 0,
+    }
     assert restored["findings"][0]["evidence"] == {"x": str(value), "y": 0.5}
 
 

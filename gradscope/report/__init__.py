@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.rule import Rule
 from rich.table import Table
@@ -13,11 +14,13 @@ from rich.text import Text
 from gradscope.records import (
     CLIP_COEFFICIENT,
     LOSS,
+    LOSS_SCALE,
     NONFINITE_LOSS,
     SKIPPED,
     TOTAL_NORM,
     Coverage,
     Finding,
+    Flight,
     Overhead,
     Run,
     Severity,
@@ -52,6 +55,8 @@ class Report:
         for finding in sorted(self.findings, key=lambda f: -f.severity):
             yield ""
             yield _finding(page, finding)
+            if finding.code in self.run.flights:
+                yield _flight(page, self.run.flights[finding.code])
         if footer := [*_coverage(page, self.run.coverage), *_notes(page, self.run), *_overhead(self.run.overhead)]:
             yield ""
             yield from footer
@@ -156,6 +161,11 @@ def _mishaps(run: Run) -> Iterator[Text]:
     for name, what in ((NONFINITE_LOSS, "loss not finite"), (SKIPPED, "optimizer step skipped")):
         if times := int((np.nan_to_num(run.series(name)) != 0).sum()):
             yield Text(f"{what} in {counted(times, 'record')}", style="yellow")
+    if run.ledger.skipped:
+        yield Text(f"{run.ledger.skipped:,} of {counted(run.ledger.steps, 'optimizer step')} skipped", style="yellow")
+    scale = run.series(LOSS_SCALE)
+    if np.isfinite(scale).any():
+        yield Text.assemble(("loss scale ", "dim"), f"{scale[np.isfinite(scale)][-1]:,.0f}")
 
 
 def _finding(page: Page, finding: Finding) -> RenderableType:
@@ -171,7 +181,28 @@ def _finding(page: Page, finding: Finding) -> RenderableType:
     return Group(what, page.item(page.glyphs.arrow, [page.text(finding.hint)], "green"))
 
 
+def _flight(page: Page, flight: Flight) -> RenderableType:
+    """The last steps before a critical finding, every one of them: loss and gradient norm over all that was kept."""
+    norms = np.sqrt(np.square(flight.grad_norm.astype(np.float64)).sum(axis=1, where=~np.isnan(flight.grad_norm)))
+    norms[np.isnan(flight.grad_norm).all(axis=1) if flight.layers else slice(None)] = np.nan
+    lines = [Text(f"the {counted(len(flight.steps), 'step')} before, {_first_to_last(page, flight.steps)}", "dim")]
+    for what, values in (("loss", flight.loss), ("gradient norm", norms)):
+        known = values[~np.isnan(values)] if what == "gradient norm" else values
+        if known.size:
+            line = sparkline(values, min(24, page.width // 3), page.glyphs.ramp, least_decades=0.25)
+            ends = f"{known[0]:.3g} {page.glyphs.arrow} {known[-1]:.3g}  "
+            lines.append(Text.assemble((f"{what} ", "dim"), ends, (line, "cyan")))
+    return page.item("", lines)
+
+
+def _first_to_last(page: Page, steps: npt.NDArray[np.int64]) -> str:
+    return page.steps(int(steps[0]), int(steps[-1])) if len(steps) else "none"
+
+
 def _coverage(page: Page, coverage: Coverage) -> Iterator[RenderableType]:
+    if coverage.measured:
+        counts = ", ".join(f"{number:,} {page.visible(what)}" for what, number in coverage.measured.items())
+        yield page.item(page.glyphs.signs[None], [Text.assemble(("measured: ", "dim"), counts)], STYLES[None])
     by_reason: dict[str, list[str]] = {}
     for name, reason in coverage.unseen.items():
         by_reason.setdefault(reason, []).append(name)
@@ -190,6 +221,8 @@ def _overhead(overhead: Overhead) -> Iterator[Text]:
     if math.isfinite(share):
         records = counted(overhead.records, "record")
         took = f"{100 * share:.2g} % of {_seconds(overhead.fit_seconds)} on the host over {records}"
+        if overhead.every_n_steps:
+            took += f", one every {counted(overhead.every_n_steps, 'step')}"
         yield Text(f"GradScope took {took}", style="dim")
 
 

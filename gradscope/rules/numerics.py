@@ -3,49 +3,86 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
-from gradscope.records import NONFINITE_LOSS, SKIPPED, Finding, NonFinite, Run, Severity
-from gradscope.rules.persistence import names
+from gradscope.records import NONFINITE_LOSS, SKIPPED, Finding, NonFinite, Origin, Run, Severity
+from gradscope.rules.persistence import Mask, names
 
-ORIGINS = (
+SEEN_IN = (
     (NonFinite.OUTPUT, "the output", "in the forward pass"),
     (NonFinite.WEIGHT, "a weight", "in a weight, by an earlier step"),
     (NonFinite.GRADIENT, "the gradient", "in the backward pass"),
 )
-"""Where a NaN may have come from, the earliest in a step first."""
+"""Where a NaN may have been seen, the earliest in a step first."""
+
+BORN = {
+    "forward": "in the forward of {}",
+    "backward": "in the backward of {} or of what its output goes into",
+    "weight": "in a weight of {}, by an earlier step",
+    "batch": "in the batch itself",
+}
 
 
 def non_finite(run: Run) -> Iterator[Finding]:
-    """Find the first record with a NaN or an infinity in an output, a weight, a gradient or the loss.
+    """Find the first NaN or infinity in an output, a weight, a gradient or the loss: where it was born, if it is known.
 
-    A step that the GradScaler skipped does not count: with fp16 an overflow now and then is how it finds its scale.
+    That is `Run.origin`; else the first record that holds one tells where it was seen. A step that the GradScaler
+    skipped does not count: with fp16 an overflow now and then is how it finds its scale.
     """
     flags = np.nan_to_num(run.metric("nonfinite")).astype(np.int64)
     flags[run.series(SKIPPED) == 1] = 0
     loss = (run.series(NONFINITE_LOSS) == 1) & (run.series(SKIPPED) != 1)
     bad = loss | flags.any(axis=1)
-    if not bad.any():
-        return
+    steps = run.steps[bad].tolist()
+    if run.origin is not None and (not steps or run.origin.step <= steps[0]):
+        yield _born(run.origin, steps)
+    elif steps:
+        yield _seen(run, flags, loss, bad)
+
+
+def _born(origin: Origin, steps: list[int]) -> Finding:
+    where = BORN.get(origin.direction, "in {}").format(origin.module or "the training step, outside of any module")
+    by = f", by the operation {origin.operation}" if origin.operation else ""
+    return _finding(
+        (origin.module,) if origin.module else (),
+        origin.step,
+        max([origin.step, *steps]),
+        f"The first NaN or infinity was born at step {origin.step} {where}{by}.",
+        {"step": float(origin.step), "records": float(len(steps))},
+    )
+
+
+def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Finding:
     at = int(np.flatnonzero(bad)[0])
-    flag, what, where = next((o for o in ORIGINS if (flags[at] & o[0]).any()), (None, "the loss", "in the loss itself"))
+    flag, what, where = next((s for s in SEEN_IN if (flags[at] & s[0]).any()), (None, "the loss", "in the loss itself"))
     layers = np.flatnonzero(flags[at] & flag) if flag is not None else np.empty(0, dtype=np.int64)
     # A forward pass infects what comes after, a backward pass what stands before.
     layers = layers[::-1] if flag is NonFinite.GRADIENT else layers
     seen = f"{what} of {run.layers[layers[0]].name}" if len(layers) else what
-    yield Finding(
+    return _finding(
+        names(run, layers),
+        int(run.steps[at]),
+        int(run.steps[bad][-1]),
+        f"{seen[0].upper()}{seen[1:]} is NaN or infinite at step {run.steps[at]}, seen first {where}"
+        f"{', and so is the loss' if loss[at] and len(layers) else ''}.",
+        {"step": float(run.steps[at]), "layers": float(len(layers)), "records": float(bad.sum())},
+    )
+
+
+def _finding(layers: tuple[str, ...], first: int, last: int, what: str, evidence: dict[str, float]) -> Finding:
+    return Finding(
         code="non_finite",
         severity=Severity.CRITICAL,
-        layers=names(run, layers),
-        first_step=int(run.steps[at]),
-        last_step=int(run.steps[bad][-1]),
+        layers=layers,
+        first_step=first,
+        last_step=last,
         message=(
-            f"{seen[0].upper()}{seen[1:]} is NaN or infinite at step {run.steps[at]}, seen first {where}"
-            f"{', and so is the loss' if loss[at] and len(layers) else ''}. Usual cause: the log, the root or the "
-            "quotient of a zero, an overflow in half precision, or a learning rate that is too high."
+            f"{what} Usual cause: the log, the root or the quotient of a zero, an overflow in half precision, or a "
+            "learning rate that is too high."
         ),
         hint=(
             "Clamp what goes into log, sqrt and division (x.clamp_min(1e-12)); lower the learning rate or clip: "
             "Trainer(gradient_clip_val=1.0); to find the operation, Trainer(detect_anomaly=True)."
         ),
-        evidence={"step": float(run.steps[at]), "layers": float(len(layers)), "records": float(bad.sum())},
+        evidence=evidence,
     )

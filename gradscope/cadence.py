@@ -1,0 +1,121 @@
+"""Which steps are recorded: every so many, or as many as a budget allows; more of them while something is wrong."""
+
+import math
+import statistics
+from collections import deque
+
+from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Record
+
+FIRST_STEPS = 10
+"""Steps at the start that are all recorded: the initialisation shows there and nowhere else."""
+
+DEFAULT_INTERVAL = 10
+"""Steps between records where neither an interval nor a budget is given."""
+
+LONGEST_INTERVAL = 10_000
+"""Steps between records at most: where even that costs more than the budget, the budget cannot be held."""
+
+HEADROOM = 0.8
+"""Share of a budget that is planned for: what is planned by medians must hold for sums."""
+
+RECENT = 50
+"""Steps by whose medians a budget is planned, in steps of each kind."""
+
+
+class Cadence:
+    """Decides which steps are due.
+
+    With a budget the interval is chosen after the first steps, which are all recorded, and reviewed ever more rarely:
+    after 10, 20, 40, … records. What the first steps cost beyond the budget is paid back: until the share spent is
+    under the budget, half of it is planned for.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, budget: float | None = None) -> None:
+        self.interval = every_n_steps or DEFAULT_INTERVAL
+        self.budget = budget
+        self.alarm = Alarm()
+        self._review_at = FIRST_STEPS
+        self._recorded: deque[float] = deque(maxlen=RECENT)
+        self._unrecorded: deque[float] = deque(maxlen=RECENT)
+        self._steps: deque[float] = deque(maxlen=RECENT)
+        self._own_seconds, self._all_seconds = 0.0, 0.0
+
+    def due(self, step: int) -> bool:
+        """Say whether `step` is to be recorded."""
+        return step < FIRST_STEPS or step % self.interval == 0 or self.alarm.on
+
+    def took(self, recorded: bool, seconds: float, own_seconds: float) -> None:
+        """Take note that a step lasted `seconds`, of which `own_seconds` were spent here."""
+        (self._recorded if recorded else self._unrecorded).append(own_seconds)
+        self._steps.append(seconds - own_seconds)
+        self._own_seconds += own_seconds
+        self._all_seconds += seconds
+
+    def wants_review(self, records: int) -> bool:
+        """Say whether the interval is to be chosen anew after so many records: by the count alone, as on every rank."""
+        if self.budget is None or records < self._review_at:
+            return False
+        self._review_at = 2 * records
+        return True
+
+    def affordable_interval(self) -> int:
+        """Return the shortest interval that holds the budget, by what steps took so far."""
+        if self.budget is None or not self._recorded or not self._steps:
+            return self.interval
+        planned = HEADROOM * self.budget * (1 if self._own_seconds <= self.budget * self._all_seconds else 0.5)
+        idle = statistics.median(self._unrecorded) if self._unrecorded else 0.0
+        record = statistics.median(self._recorded) - idle
+        left = planned * statistics.median(self._steps) - idle
+        if left <= 0:
+            return LONGEST_INTERVAL
+        return min(max(1, math.ceil(record / left)), LONGEST_INTERVAL)
+
+
+ALARM_NORM = 10
+"""How many times its recent median a gradient norm has to be to raise the alarm."""
+
+ALARM_LOSS = 3
+"""The same of the loss."""
+
+CALM = 3
+"""Records in a row without alarm that end it."""
+
+
+class Alarm:
+    """Is on after a record that looks like the beginning of a disaster: every step is recorded then, and in full.
+
+    After a NaN or an infinity that no GradScaler skipped, a gradient norm of 10 times the median of the last 20
+    records, or a loss of 3 times theirs. It allows itself 50 steps and one in a hundred, so that a run that is always
+    like that is not slowed down.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
+        self._norms: deque[float] = deque(maxlen=20)
+        self._losses: deque[float] = deque(maxlen=20)
+        self._calm = 0
+        self._spent = 0
+
+    def hear(self, record: Record) -> bool:
+        """Take note of `record`. Says whether it is alarming in itself."""
+        alarming = self._is_alarming(record)
+        self._calm = 0 if alarming else self._calm + 1
+        self._spent += self.on
+        self.on = (alarming or (self.on and self._calm < CALM)) and self._spent < 50 + record.step / 100
+        return alarming
+
+    def _is_alarming(self, record: Record) -> bool:
+        if record.globals.get(SKIPPED, 0) == 1:
+            return False
+        norm, loss = record.globals.get(TOTAL_NORM, 0.0), record.globals.get(LOSS, 0.0)
+        high = _is_high(norm, self._norms, ALARM_NORM) or _is_high(loss, self._losses, ALARM_LOSS)
+        return high or record.globals.get(NONFINITE_LOSS, 0) == 1
+
+
+def _is_high(value: float, recent: deque[float], times: float) -> bool:
+    """Say whether `value` is far above the median of `recent`, which it then joins; not finite is always too high."""
+    if not math.isfinite(value):
+        return True
+    high = len(recent) >= 5 and value > times * statistics.median(recent) > 0
+    recent.append(value)
+    return high

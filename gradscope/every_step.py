@@ -1,0 +1,148 @@
+"""What is looked at in every step, recorded or not: did the optimizer step, is the loss a number, what came last."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from gradscope import provenance
+from gradscope.flight import FlightRecorder
+from gradscope.layers import LayerTable
+from gradscope.probes.probe import Step
+from gradscope.provenance import Trace
+from gradscope.records import Flight, Ledger, Origin
+from gradscope.scaling import LossScale
+
+MICRO_BATCHES = 1000
+"""Losses of a step that are kept at most, the latest: a fit in which no optimizer steps must not fill the memory."""
+
+
+class StepWatch:
+    """Counts steps, keeps the flight recorder, and finds where the first NaN was born.
+
+    `position` is the step that is going on, on the x-axis of the loggers. On the CPU each loss and the sampled gradient
+    norms are looked at; on any other device nothing is, since that would wait for it.
+    """
+
+    def __init__(self, table: LayerTable, trace: Trace, scale: LossScale, flight_steps: int) -> None:
+        self.origin: Origin | None = None
+        self._table, self._trace, self._scale = table, trace, scale
+        self._flight = FlightRecorder(table, flight_steps) if flight_steps else None
+        self._handles: list[RemovableHandle] = []
+        self._steps, self._counted, self._missed = 0, 0, 0
+        self._losses: list[Tensor] = []
+        self._open: set[Optimizer] = set()
+        self._overflows: Tensor | None = None
+        self._overflowed: Tensor | None = None
+        self._suspected: Origin | None = None
+
+    def attach(self, optimizers: Sequence[Optimizer]) -> None:
+        """Attach to the steps of `optimizers` until `detach`."""
+        for optimizer in optimizers:
+            if hasattr(optimizer, "register_step_post_hook"):
+                self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
+
+    def detach(self) -> None:
+        """Take every hook off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def before_backward(self, position: int, loss: Tensor, batch: object) -> None:
+        """Look at `loss`, between forward and backward."""
+        if self.origin is None and loss.device.type == "cpu" and provenance.is_bad(loss.detach()):
+            self._suspected = self._born_forward(position, loss, batch)
+
+    def before_optimizer_step(self, position: int, optimizer: Optimizer, moment: Callable[[Optimizer], Step]) -> None:
+        """Look at the gradients that `optimizer` is about to use; `moment` gives its parameters."""
+        if optimizer not in self._open:  # LBFGS evaluates its closure several times within one step
+            self._open.add(optimizer)
+            self._steps += 1
+        if self._flight is None:
+            return
+        step = moment(optimizer)
+        norms = self._flight.before_optimizer_step(step)
+        if norms is None or self.origin or self._suspected or norms.device.type != "cpu":
+            return
+        if provenance.is_bad(norms):
+            self._suspected = self._born_backward(position, step)
+
+    def end_batch(self, position: int, loss: Tensor | None) -> None:
+        """End a micro-batch, and the step with it where an optimizer stepped; `loss` has one element."""
+        if loss is not None:
+            self._losses.append(loss.detach().reshape(()))
+        if self._steps == self._counted:
+            del self._losses[:-MICRO_BATCHES]
+            return
+        self._counted = self._steps
+        # With a GradScaler an overflow is how it finds its scale: what it skips is no disaster.
+        skipped = bool(self._open) or (self._overflowed is not None and bool(self._overflowed))
+        self.origin = self.origin or (None if skipped else self._suspected)
+        self._suspected = self._overflowed = None
+        self._missed += len(self._open)
+        self._open.clear()
+        if self._flight is not None:
+            self._flight.end(position, self._losses)
+        self._losses = []
+
+    def ledger(self) -> Ledger:
+        """Return the count of steps; waits for the device where a fused optimizer keeps its own."""
+        overflows = 0 if self._overflows is None else int(self._overflows)
+        return Ledger(self._steps, self._missed + overflows)
+
+    def flight(self) -> Flight | None:
+        """Return the last steps: None where none are kept."""
+        return self._flight.flight() if self._flight is not None else None
+
+    def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
+        self._open.discard(optimizer)
+        overflow = self._scale.overflow(optimizer)
+        if overflow is not None:
+            found = (overflow > 0).sum()
+            self._overflows = found if self._overflows is None else self._overflows + found
+            if self._suspected is not None:
+                self._overflowed = found
+
+    def _born_forward(self, position: int, loss: Tensor, batch: object) -> Origin:
+        if any(map(provenance.is_bad, provenance.tensors_in(batch))):
+            return Origin(position, "", "batch")
+        if self._trace.saves_elsewhere:
+            return Origin(position, "", "forward")  # looking at what autograd saved would run the forward again
+        suspect = provenance.first_bad(loss)
+        if suspect is None:
+            return Origin(position, "", "forward")
+        for parameter in provenance.parameters_of(suspect.node):
+            if provenance.is_bad(parameter.detach()):
+                return Origin(position, self._owner(parameter), "weight")
+        module = self._module_of(suspect, loss)
+        return Origin(position, module, "forward", "" if suspect.before else provenance.operation(suspect.node))
+
+    def _module_of(self, suspect: provenance.Suspect, loss: Tensor) -> str:
+        known = self._trace.fits(loss)
+        module = self._trace.innermost(provenance.back_from(loss, suspect.node)) if known else None
+        if module is not None and suspect.before:
+            module = self._trace.before(module) or module
+        if module is not None:
+            return self._table.names[module]
+        parameter = provenance.nearest_parameter(suspect.node)
+        return "" if known or parameter is None else self._owner(parameter)
+
+    def _owner(self, parameter: Tensor) -> str:
+        row = self._table.row_of_parameter(parameter)
+        return self._table.rows[row].name if row >= 0 else ""
+
+    def _born_backward(self, position: int, step: Step) -> Origin:
+        """A backward infects what stands before: the last layer with a bad gradient is where it was born, or behind."""
+        bad = {
+            int(row)
+            for row, p in zip(step.parameters.rows, step.parameters.tensors, strict=True)
+            if row >= 0 and p.grad is not None and provenance.is_bad(p.grad)
+        }
+        order = [int(row) for row in self._table.order()[0] if row in bad]
+        if not order:
+            return Origin(position, "", "backward")
+        name = self._table.rows[order[-1]].name
+        module = next((m for m, known in self._table.names.items() if known == name), None)
+        behind = self._trace.after(module) if module is not None else None
+        return Origin(position, self._table.names[behind] if behind is not None else name, "backward")

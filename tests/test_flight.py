@@ -1,0 +1,128 @@
+"""The flight recorder: every one of the last steps, and nothing copied until there is a disaster."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradscope
+from gradscope import GradScope
+from gradscope.flight import LAYERS, SAMPLE, FlightRecorder
+from gradscope.layers import LayerTable
+from gradscope.probes.probe import Parameters, Step
+from tests.models import Batch, Batches, Classifier, mlp, trainer
+
+
+def recorder_for(net: nn.Module, steps: int = 5) -> tuple[FlightRecorder, Step]:
+    table = LayerTable(net, lambda name: True)
+    tensors = tuple(net.parameters())
+    rows = np.array([table.row_of_parameter(p) for p in tensors], dtype=np.int64)
+    return FlightRecorder(table, steps), Step(0, Parameters(tensors, rows))
+
+
+def backward(net: nn.Module, features: int = 20) -> None:
+    net.zero_grad()
+    net(torch.randn(8, features)).square().sum().backward()
+
+
+def exact_norms(net: nn.Sequential) -> list[float]:
+    return [m.weight.grad.norm().item() for m in net if isinstance(m, nn.Linear) and m.weight.grad is not None]
+
+
+def test_norms_of_small_weights_are_exact_and_the_oldest_steps_go() -> None:
+    net = mlp(widths=(8, 16, 12, 4))
+    recorder, step = recorder_for(net, 3)
+    expected = []
+    for i in range(5):
+        backward(net, 8)
+        recorder.before_optimizer_step(step)
+        recorder.end(10 + i, [torch.tensor(1.0 + i), torch.tensor(2.0 + i)])
+        expected.append(
+            [m.weight.grad.norm().item() for m in net if isinstance(m, nn.Linear) if m.weight.grad is not None]
+        )
+    flight = recorder.flight()
+    assert flight.steps.tolist() == [12, 13, 14]
+    assert flight.loss.tolist() == [3.5, 4.5, 5.5]
+    assert flight.layers == ("0", "2", "4")
+    np.testing.assert_allclose(flight.grad_norm, expected[2:], rtol=1e-5)
+
+
+def test_norms_of_large_weights_are_estimated() -> None:
+    net = mlp(widths=(20, 700, 600, 500, 4))
+    recorder, step = recorder_for(net)
+    backward(net)
+    recorder.before_optimizer_step(step)
+    recorder.end(0, [])
+    exact = exact_norms(net)
+    flight = recorder.flight()
+    assert np.isnan(flight.loss).all()
+    np.testing.assert_allclose(flight.grad_norm[0], exact, rtol=0.4)
+    assert max(m.weight.numel() for m in net if isinstance(m, nn.Linear)) > 100 * SAMPLE
+
+
+def test_a_deep_net_is_looked_at_from_end_to_end() -> None:
+    net = mlp(widths=(20,) * 101)
+    recorder, step = recorder_for(net)
+    backward(net)
+    recorder.before_optimizer_step(step)
+    recorder.end(0, [])
+    layers = recorder.flight().layers
+    assert len(layers) == LAYERS
+    assert (layers[0], layers[-1]) == ("0", "198")
+
+
+def test_what_is_frozen_sparse_or_scaled() -> None:
+    net = nn.Sequential(nn.Embedding(50, 16, sparse=True), nn.Flatten(), nn.Linear(32, 8), nn.Linear(8, 4))
+    recorder, step = recorder_for(net)
+    net[3].requires_grad_(False)
+    net(torch.randint(0, 50, (6, 2))).square().sum().backward()
+    recorder.before_optimizer_step(step._replace(loss_scale=torch.tensor([4.0]), scaled=True))
+    recorder.end(0, [])
+    flight = recorder.flight()
+    gradients = [
+        g.to_dense()
+        for p in (net.get_parameter("0.weight"), net.get_parameter("2.weight"))
+        if (g := p.grad) is not None
+    ]
+    assert flight.layers == ("0", "2")
+    np.testing.assert_allclose(flight.grad_norm[0], [g.norm().item() / 4 for g in gradients], rtol=1e-5)
+
+
+def test_no_gradient_no_norm() -> None:
+    recorder, step = recorder_for(mlp())
+    assert recorder.before_optimizer_step(step) is None
+    recorder.end(3, [])
+    flight = recorder.flight()
+    assert flight.steps.tolist() == [3]
+    assert flight.grad_norm.shape == (1, 0)
+    assert recorder_for(mlp())[0].flight().steps.shape == (0,)
+
+
+class Explodes(Classifier):
+    """Its learning rate grows a hundredfold at step 30."""
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 30:
+            self.trainer.optimizers[0].param_groups[0]["lr"] = 1e3
+
+
+@pytest.mark.parametrize("steps", [0, 12])
+def test_a_critical_finding_writes_out_the_steps_before_it(steps: int, tmp_path: Any) -> None:
+    logger = pytest.importorskip("pytorch_lightning.loggers").TensorBoardLogger(tmp_path, name="", version="")
+    scope = GradScope(summary=False, flight_recorder=steps)
+    trainer(scope, logger=logger).fit(Explodes(mlp(), lr=0.01), Batches(number=60))
+    codes = {f.code for f in scope.findings if f.severity is gradscope.Severity.CRITICAL}
+    assert codes
+    run = gradscope.load(tmp_path)["."]
+    if not steps:
+        assert scope.run.flights == run.flights == {}
+        return
+    assert set(run.flights) == set(scope.run.flights) == codes
+    flight = min(run.flights.values(), key=lambda f: f.steps[0])
+    assert len(flight.steps) == steps
+    assert (np.diff(flight.steps) == 1).all(), "every step, recorded or not"
+    assert flight.steps[0] <= 30 <= flight.steps[-1]
+    norms = np.nanmax(flight.grad_norm, axis=1)
+    assert norms.max() > 100 * norms[0]
