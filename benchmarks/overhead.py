@@ -1,153 +1,97 @@
-"""What GradScope costs: steps that are recorded against their neighbours that are not, in one and the same fit.
+"""What GradScope costs on a CPU, and what other tools cost beside it.
 
-    python benchmarks/overhead.py [--steps 300] [--threads 1]
+    python benchmarks/overhead.py                       # the nets and the peers, about five minutes
+    python benchmarks/overhead.py --nets cnn --peers    # one net, no peers
+    python benchmarks/overhead.py --nets --peers --scaling --records 100000
 
-Recorded and unrecorded steps alternate, and each recorded step is compared with the mean of the two beside it, so that
-a machine that slows down for a while slows down both. A row with TensorBoard writes a log as a user's run does; what it
-shows is the median of the differences, and as a share of a step if every 1st, 10th or 50th were recorded.
+Steps of three kinds take turns in one fit: plain ones of a trainer without GradScope, attached ones that GradScope does
+not record, and recorded ones, each compared with the plain steps beside it. Recorded steps write a TensorBoard log, as
+a user's run does. Shown is the median, with the quartiles in brackets. The ratios to a plain step follow from the
+medians: a cadence of n is n − 1 attached steps and a recorded one. A small cost needs many steps to stand out from the
+noise of the machine: look at the quartiles.
 """
 
 import argparse
-import logging
-import statistics
-import tempfile
-import time
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-import pytorch_lightning as pl
+import scaling
 import torch
-import torch.nn.functional as F
-from pytorch_lightning.loggers import TensorBoardLogger
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from interleave import RECORDED, Cost, Spread, measure
+from nets import CASES, Case
+from peers import PEERS, Peer, version
+from tables import costs, device_name, milliseconds, show, table
 
-from gradscope import GradScope
-
-WARM_UP = 12
+NOT_INSTALLED = 'not installed: pip install -e ".[peers]"'
 
 
-class Case(NamedTuple):
-    """A model, and how to make a batch of inputs for it."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    inputs: Callable[[], Tensor]
-
-
-def mnist_cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25),
-        nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10),
-    )  # fmt: skip
-
-
-def deep_mlp(width: int) -> nn.Module:
-    hidden = [layer for _ in range(48) for layer in (nn.Linear(width, width), nn.ReLU())]
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), *hidden, nn.Linear(width, 10))
-
-
-class Transformer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True, activation=nn.ReLU())
-        self.encoder = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
-        self.head = nn.Linear(256, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.head(self.encoder(x).mean(1)))
-
-
-CASES = (
-    Case("MNIST CNN, batch 128", mnist_cnn, lambda: torch.randn(128, 1, 28, 28)),
-    Case("50-layer MLP, width 256, batch 128", lambda: deep_mlp(256), lambda: torch.randn(128, 784)),
-    Case("50-layer MLP, width 32, batch 16", lambda: deep_mlp(32), lambda: torch.randn(16, 784)),
-    Case("transformer, 12 x 256, batch 8 x 64", Transformer, lambda: torch.randn(8, 64, 256)),
-)
-
-
-class _Repeat(Dataset[tuple[Tensor, Tensor]]):
-    """The same batch again and again: loading must not disturb the measurement."""
-
-    def __init__(self, batch: tuple[Tensor, Tensor]) -> None:
-        self.batch = batch
-
-    def __len__(self) -> int:
-        return 50
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.batch
-
-
-class Training(pl.LightningModule):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return F.cross_entropy(self.net(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), 1e-3)
-
-
-class Clock(pl.Callback):
-    """Takes the time at the start of each step, when the device has done all that was asked of it."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.times.append(time.perf_counter())
-
-
-def differences(case: Case, steps: int, log: bool) -> tuple[float, float]:
-    """Return the median seconds of a step that is not recorded, and the median extra seconds of one that is."""
-    clock, scope = Clock(), GradScope(every_n_steps=2, summary=False)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            accelerator="auto", devices=1, max_steps=steps, max_epochs=-1, callbacks=[clock, scope],
-            logger=TensorBoardLogger(folder) if log else False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        batch = case.inputs()
-        labels = torch.randint(0, 10, (len(batch),))
-        trainer.fit(Training(case.build()), DataLoader(_Repeat((batch, labels)), batch_size=None))
-    lasted = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
-    recorded = set(scope.run.steps.tolist())
-    inner = range(WARM_UP, len(lasted) - 1)
-    extra = [lasted[i] - (lasted[i - 1] + lasted[i + 1]) / 2 for i in inner if i in recorded]
-    return statistics.median(lasted[i] for i in inner if i not in recorded), statistics.median(extra)
-
-
-def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} thread(s)"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="steps of each fit (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    show(device_name("cpu"))
+    if options.nets:
+        rows = [(CASES[name].name, measure(CASES[name], options.steps)) for name in options.nets]
+        show(costs("GradScope", rows))
+    for name in options.peer_nets if options.peers else ():
+        compare_peers(CASES[name], options.steps, options.peers)
+    if options.scaling:
+        show(scaling.by_layers(options.steps))
+        show(scaling.by_batch(options.steps))
+        show(scaling.by_length(options.records))
 
-    table = Table(title=f"Cost of GradScope on {device_name()}, torch {torch.__version__}")
-    for column in ("model", "step", "recorded step", "every step", "every 10", "every 50"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for case in CASES:
-        for log in (False, True):
-            step, extra = differences(case, options.steps, log)
-            shares = [f"{extra / step / n:+.2%}" for n in (1, 10, 50)]
-            name = f"{case.name}{', TensorBoard' if log else ''}"
-            table.add_row(name, f"{step * 1e3:.1f} ms", f"{extra * 1e3:+.2f} ms", *shares)
-    Console(width=120).print(table)
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    some = partial(parser.add_argument, nargs="*")
+    some("--nets", choices=CASES, default=[*CASES], help="nets to measure GradScope on (default: all)")
+    some("--peers", choices=PEERS, default=[*PEERS], help="other tools to measure (default: all)")
+    some("--peer-nets", choices=CASES, default=["mlp"], help="nets to measure those on (default: mlp)")
+    parser.add_argument("--steps", type=int, default=15, help="steps of each kind (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
+    parser.add_argument("--scaling", action="store_true", help="also by layers, batch and run length: minutes more")
+    parser.add_argument("--records", type=int, default=1000, help="length of that run (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.steps < 2:
+        parser.error("--steps must be at least 2, for quartiles")
+    return options
+
+
+def compare_peers(case: Case, steps: int, names: Sequence[str]) -> None:
+    filled = table(f"A recorded step: {case.name}", "tool", "beyond a plain step, ms", "of a plain step")
+    troubles = {name: trouble(name) for name in names}
+    cost = measure_peers(case, steps, [name for name, why_not in troubles.items() if not why_not])
+    filled.add_row("GradScope", *_cells(cost.extra[RECORDED], cost))
+    for name, why_not in troubles.items():
+        cells = (why_not, "") if why_not else _cells(cost.extra[name], cost)
+        filled.add_row(f"{name} {version(name) or ''}", *cells)
+    show(filled)
+
+
+def _cells(extra: Spread, cost: Cost) -> Iterator[str]:
+    yield milliseconds(extra)
+    yield f"{extra.median / cost.plain.median:+.0%}"
+
+
+def measure_peers(case: Case, steps: int, names: Sequence[str]) -> Cost:
+    peers: dict[str, Peer] = {}
+    try:
+        for name in names:
+            peers[name] = PEERS[name]()
+        return measure(case, steps, peers)
+    finally:
+        for peer in peers.values():
+            peer.close()
+
+
+def trouble(name: str) -> str:
+    """Return why a peer cannot be measured, after a short fit with it; empty where it can."""
+    if version(name) is None:
+        return NOT_INSTALLED
+    try:
+        measure_peers(scaling.TINY, 2, [name])
+    except Exception as error:
+        return f"fails: {type(error).__name__}: {error}"
+    return ""
 
 
 if __name__ == "__main__":
