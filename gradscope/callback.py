@@ -202,12 +202,12 @@ class GradScope(pl.Callback):
     @_shielded
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Look at the loss, and stop listening: activation checkpointing runs the forward again, and so does LBFGS."""
-        if self._recorder is None or self._watch is None:
+        if self._recorder is None:
             return
         if self._recording:
             self._recorder.listening = False
             self._recorder.forward.trace.end(loss)
-        self._watch.before_backward(_logged_step(trainer), loss, self._batch)
+        self._tell_watch(lambda watch: watch.before_backward(_logged_step(trainer), loss, self._batch))
 
     @_shielded
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -221,12 +221,12 @@ class GradScope(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Measure gradients that are not clipped yet."""
-        if self._recorder is None or self._watch is None:
+        if self._recorder is None:
             return
-        optimizer = getattr(optimizer, "optimizer", optimizer)
+        bare, moment = getattr(optimizer, "optimizer", optimizer), self._recorder.idle_step_of
         if self._recording:
-            self._recorder.before_optimizer_step(optimizer)
-        self._watch.before_optimizer_step(_logged_step(trainer), optimizer, self._recorder.step_of)
+            self._recorder.before_optimizer_step(bare)
+        self._tell_watch(lambda watch: watch.before_optimizer_step(_logged_step(trainer), bare, moment))
 
     @_shielded
     def on_train_batch_end(
@@ -234,10 +234,10 @@ class GradScope(pl.Callback):
     ) -> None:
         """End the record once an optimizer has stepped, and hand on what has arrived."""
         self._batch = None
-        if self._recorder is None or self._watch is None:
+        if self._recorder is None:
             return
         loss = _loss(trainer, outputs)
-        self._watch.end_batch(_logged_step(trainer), loss)
+        self._tell_watch(lambda watch: watch.end_batch(_logged_step(trainer), loss))
         if self._recording:
             self._end_batch(self._recorder, _logged_step(trainer), loss)
         self._announce_failures(self._recorder)
@@ -262,6 +262,18 @@ class GradScope(pl.Callback):
             self.__dict__.pop(method_of_the_model, None)
 
     # What happens in between.
+
+    def _tell_watch(self, tell: Callable[[StepWatch], None]) -> None:
+        """Tell the watch of every step; where it fails it is off, and the records go on."""
+        if self._watch is None:
+            return
+        try:
+            tell(self._watch)
+        except Exception as error:
+            self._watch.detach()
+            self._watch = None
+            self._unseen["every step"] = f"no longer looked at after {type(error).__name__}: {error}"
+            self._say(f"every step is {self._unseen['every step']}. Everything else goes on.")
 
     def _time_step(self, recorder: Recorder) -> None:
         """Tell the cadence what the step before this one took, and start the clock for this one."""
@@ -334,15 +346,21 @@ class GradScope(pl.Callback):
         self._batch = None
 
     def _write_verdicts(self, final: bool) -> None:
-        findings = diagnose(self.run)
-        self._keep_flights(findings)
         run = self.run
+        findings = diagnose(run)
+        self._keep_flights(findings)
+        run = replace(run, flights=dict(self._flights))
         self._tell_sinks(lambda sink: sink.verdicts(run, findings, final))
 
     def _keep_flights(self, findings: Sequence[Finding]) -> None:
         new = [f.code for f in findings if f.severity is Severity.CRITICAL and f.code not in self._flights]
-        if new and self._watch is not None and (flight := self._watch.flight()) is not None:
-            self._flights.update(dict.fromkeys(new, flight))
+
+        def keep(watch: StepWatch) -> None:
+            if (flight := watch.flight()) is not None:
+                self._flights.update(dict.fromkeys(new, flight))
+
+        if new:
+            self._tell_watch(keep)
 
     def _first_origin(self) -> Origin | None:
         """The earliest origin known: a module that was seen to give out a bad number goes before what was inferred."""

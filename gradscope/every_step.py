@@ -1,5 +1,6 @@
 """What is looked at in every step, recorded or not: did the optimizer step, is the loss a number, what came last."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -36,6 +37,7 @@ class StepWatch:
         self._overflows: Tensor | None = None
         self._overflowed: Tensor | None = None
         self._suspected: Origin | None = None
+        self._error: Exception | None = None
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
         """Attach to the steps of `optimizers` until `detach`."""
@@ -51,7 +53,7 @@ class StepWatch:
 
     def before_backward(self, position: int, loss: Tensor, batch: object) -> None:
         """Look at `loss`, between forward and backward."""
-        if self.origin is None and loss.device.type == "cpu" and provenance.is_bad(loss.detach()):
+        if self.origin is None and loss.is_cpu and loss.numel() == 1 and not math.isfinite(loss.item()):
             self._suspected = self._born_forward(position, loss, batch)
 
     def before_optimizer_step(self, position: int, optimizer: Optimizer, moment: Callable[[Optimizer], Step]) -> None:
@@ -63,15 +65,17 @@ class StepWatch:
             return
         step = moment(optimizer)
         norms = self._flight.before_optimizer_step(step)
-        if norms is None or self.origin or self._suspected or norms.device.type != "cpu":
+        if self.origin or self._suspected or not norms or not norms[0].is_cpu:
             return
-        if provenance.is_bad(norms):
+        if not all(math.isfinite(norm.item()) for norm in norms):
             self._suspected = self._born_backward(position, step)
 
     def end_batch(self, position: int, loss: Tensor | None) -> None:
         """End a micro-batch, and the step with it where an optimizer stepped; `loss` has one element."""
+        if self._error is not None:
+            raise self._error
         if loss is not None:
-            self._losses.append(loss.detach().reshape(()))
+            self._losses.append(loss.detach())
         if self._steps == self._counted:
             del self._losses[:-MICRO_BATCHES]
             return
@@ -97,12 +101,19 @@ class StepWatch:
 
     def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
         self._open.discard(optimizer)
+        try:
+            self._count_overflow(optimizer)
+        except Exception as error:  # raised where it does not end the user's step
+            self._error = error
+
+    def _count_overflow(self, optimizer: Optimizer) -> None:
         overflow = self._scale.overflow(optimizer)
-        if overflow is not None:
-            found = (overflow > 0).sum()
-            self._overflows = found if self._overflows is None else self._overflows + found
-            if self._suspected is not None:
-                self._overflowed = found
+        if overflow is None:
+            return
+        found = (overflow > 0).sum()
+        self._overflows = found if self._overflows is None else self._overflows + found
+        if self._suspected is not None:
+            self._overflowed = found
 
     def _born_forward(self, position: int, loss: Tensor, batch: object) -> Origin:
         if any(map(provenance.is_bad, provenance.tensors_in(batch))):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gradscope import stats
@@ -14,12 +13,13 @@ from gradscope.probes.probe import Parameters, Step
 from gradscope.records import Flight
 from gradscope.transfer import Transfer
 
-LAYERS = 16
-"""Layers of each optimizer whose gradient norm is kept, spread over the depth of the net: what an unrecorded step may
-cost is some ten microseconds, and each tensor takes three to five."""
+LAYERS = 4
+"""Layers of each optimizer whose gradient norm is kept, spread over the depth of the net: each takes a good ten
+microseconds of every step."""
 
-SAMPLE = 256
-"""Elements of a gradient from which its norm is estimated: within a tenth, where no few elements dominate."""
+SAMPLE = 2**8
+"""Elements from which the norm of a gradient is estimated that has at least twice as many. To read all of them would
+take longer than all else in such a step: they lie in memory, no longer in the cache."""
 
 
 class FlightRecorder:
@@ -29,23 +29,22 @@ class FlightRecorder:
         self._table = table
         self._entries: deque[_Entry] = deque(maxlen=steps)
         self._chosen: dict[int, _Chosen] = {}
-        self._norms: dict[int, tuple[_Chosen, Tensor, Tensor | None]] = {}
+        self._norms: dict[int, _Norms] = {}
 
-    def before_optimizer_step(self, step: Step) -> Tensor | None:
-        """Estimate the gradient norms: float32[n] on the device, or None where there is no gradient."""
+    def before_optimizer_step(self, step: Step) -> list[Tensor]:
+        """Measure or estimate the gradient norms: numbers on the device, none where there is no gradient."""
         chosen = self._chosen.get(step.optimizer)
         if chosen is None or chosen.parameters is not step.parameters:
             chosen = self._chosen[step.optimizer] = _Chosen(step.parameters, _spread(step.parameters))
-        gradients = [t.grad for t in chosen.tensors]
-        if any(g is None for g in gradients):
-            present = [i for i, g in zip(chosen.indices, gradients, strict=True) if g is not None]
+        gradients = [g for t in chosen.tensors if (g := t.grad) is not None]
+        if len(gradients) < len(chosen.tensors):
+            present = [i for i, t in zip(chosen.indices, chosen.tensors, strict=True) if t.grad is not None]
             chosen = _Chosen(step.parameters, present)
-        samples = [_sample(g, f) for g, f in zip(gradients, chosen.factors, strict=False) if g is not None]
-        if not samples:
+        if not gradients:
             self._norms.pop(step.optimizer, None)
-            return None
-        norms = stats.row_norms(torch.stack(samples)) if _alike(samples) else stats.l2_norms(samples)
-        self._norms[step.optimizer] = chosen, norms, step.loss_scale if step.scaled else None
+            return []
+        norms = stats.rough_norms([_sample(g) for g in gradients])
+        self._norms[step.optimizer] = _Norms(chosen, norms, step.loss_scale if step.scaled else None)
         return norms
 
     def end(self, step: int, losses: Sequence[Tensor]) -> None:
@@ -56,43 +55,54 @@ class FlightRecorder:
     def flight(self) -> Flight:
         """Copy what is kept to the host. Waits for the device."""
         entries = list(self._entries)
-        rows = sorted({row for e in entries for chosen, *_ in e.norms for row in chosen.rows})
+        rows = sorted({row for e in entries for n in e.norms for row in n.chosen.rows})
         column = {row: i for i, row in enumerate(rows)}
-        transfer = Transfer([t for e in entries for t in e.tensors()])
-        copy, loss = transfer.numpy(), np.full(len(entries), np.nan)
+        copy = iter(Transfer([t for e in entries for t in e.tensors()]).numpy().tolist())
+        loss = np.full(len(entries), np.nan)
         grad_norm = np.full((len(entries), len(rows)), np.nan, dtype=np.float32)
         for s, entry in enumerate(entries):
             if entry.losses:
-                loss[s] = copy[: len(entry.losses)].mean(dtype=np.float64)
-            copy = copy[len(entry.losses) :]
+                loss[s] = np.mean([next(copy) for _ in entry.losses])
             for chosen, norms, scale in entry.norms:
-                unscaled = copy[: len(norms)] * np.array(chosen.factors) / (1.0 if scale is None else copy[len(norms)])
-                grad_norm[s, [column[row] for row in chosen.rows]] = unscaled
-                copy = copy[len(norms) + (scale is not None) :]
+                scaled = [next(copy) for _ in norms]
+                factor = 1.0 if scale is None else next(copy)
+                for row, norm, part in zip(chosen.rows, scaled, chosen.parts, strict=True):
+                    grad_norm[s, column[row]] = norm / factor / part**0.5
         names = tuple(self._table.rows[row].name for row in rows)
         return Flight(np.array([e.step for e in entries], dtype=np.int64), loss, names, grad_norm)
 
 
 class _Chosen:
-    """The tensors of an optimizer whose gradients are looked at; `factors` turn norms of samples into norms."""
+    """The tensors of an optimizer whose gradients are looked at; `parts` are the shares of them that a sample holds."""
 
     def __init__(self, parameters: Parameters, indices: list[int]) -> None:
         self.parameters = parameters
         self.indices = indices
         self.tensors = [parameters.tensors[i] for i in indices]
         self.rows = [int(parameters.rows[i]) for i in indices]
-        self.factors = [max(1.0, t.numel() / SAMPLE) ** 0.5 for t in self.tensors]
+        self.parts = [
+            1.0 if t.grad is not None and t.grad.is_sparse else _sample(t).numel() / t.numel() for t in self.tensors
+        ]
+
+
+class _Norms(NamedTuple):
+    """Gradient norms of one optimizer, and by what they are still scaled."""
+
+    chosen: _Chosen
+    norms: list[Tensor]
+    scale: Tensor | None
 
 
 class _Entry(NamedTuple):
-    """A step: its losses, and for each optimizer which gradients, their norms, and by what they are still scaled."""
+    """A step: the losses of its micro-batches, and the norms of each optimizer."""
 
     step: int
     losses: tuple[Tensor, ...]
-    norms: tuple[tuple[_Chosen, Tensor, Tensor | None], ...]
+    norms: tuple[_Norms, ...]
 
     def tensors(self) -> list[Tensor]:
-        return [*self.losses, *(t for _, norms, scale in self.norms for t in (norms, scale) if t is not None)]
+        parts = [[*n.norms, *([] if n.scale is None else [n.scale])] for n in self.norms]
+        return [*self.losses, *(t for part in parts for t in part)]
 
 
 def _spread(parameters: Parameters) -> list[int]:
@@ -109,16 +119,7 @@ def _spread(parameters: Parameters) -> list[int]:
     return [indices[i] for i in np.linspace(0, len(indices) - 1, LAYERS).round().astype(int)]
 
 
-def _sample(gradient: Tensor, factor: float) -> Tensor:
+def _sample(gradient: Tensor) -> Tensor:
     if gradient.is_sparse:
-        return gradient.coalesce().values().detach().flatten() / factor  # all of its elements, not a sample
-    size = gradient.numel()
-    if size <= SAMPLE or not gradient.is_contiguous():
-        return stats.sample(gradient, SAMPLE)[:SAMPLE]
-    stride = size // SAMPLE
-    return gradient.as_strided((SAMPLE,), (stride - 1 + stride % 2,))
-
-
-def _alike(samples: Sequence[Tensor]) -> bool:
-    first = samples[0]
-    return all(s.shape == first.shape and s.dtype is first.dtype and s.device == first.device for s in samples)
+        return gradient.coalesce().values().detach()
+    return gradient.detach() if gradient.numel() < 2 * SAMPLE else stats.sample(gradient, SAMPLE)

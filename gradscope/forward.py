@@ -34,7 +34,7 @@ class ForwardWatch:
     activation itself.
 
     What torch.compile compiles keeps its hooks until `release`, behind a flag, because compiled code never looks at
-    hooks again. What fails in `attach` stands in `failures`.
+    hooks again. What fails is entered in `failures`.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class ForwardWatch:
         lasting: Collection[nn.Module],
         ran: Callable[[nn.Module, object], None],
         called: Callable[[nn.Module, str, Activation, object], bool],
+        failures: dict[str, str],
     ) -> None:
         self.compiled = compiled_roots(model)
         self.seconds = 0.0
         """Host time spent in hooks."""
-        self.failures: dict[str, str] = {}
+        self._failures = failures
         self._flag = _Flag()
         self._model, self._modules, self._lasting_modules = model, modules, lasting
         self._ran, self._called = ran, called
@@ -135,44 +136,58 @@ class ForwardWatch:
             handles.append(register(hook))
         except Exception as error:
             where = type(getattr(register, "__self__", None)).__name__
-            self.failures[f"hook at {where}"] = f"switched off after {type(error).__name__}: {error}"
+            self._failures[f"hook at {where}"] = f"switched off after {type(error).__name__}: {error}"
 
-    # What follows is called by hooks.
+    # What follows is called by hooks: nothing of it may reach the user's forward.
 
     def enter(self, module: nn.Module) -> None:
         """See the forward of `module` begin."""
-        self._stack.append(module)
-        if self._learning:
-            self.trace.enter(module)
+        try:
+            self._stack.append(module)
+            if self._learning:
+                self.trace.enter(module)
+        except Exception as error:
+            self._failed(error)
 
     def leave(self, module: nn.Module, output: object) -> None:
         """See the forward of `module` end."""
-        while self._stack and self._stack.pop() is not module:
-            pass  # the forward of what stood above it was given up by an exception
-        if self._learning:
-            self.trace.leave(module, output)
+        try:
+            while self._stack and self._stack.pop() is not module:
+                pass  # the forward of what stood above it was given up by an exception
+            if self._learning:
+                self.trace.leave(module, output)
+        except Exception as error:
+            self._failed(error)
         self.tell(module, output)
 
     def tell(self, module: nn.Module, output: object) -> None:
         """Tell of what `module` gave out."""
         start = time.perf_counter()
-        if self._flag.on and _is_forward(output):
-            self._functions.paused = True  # what is computed here is not the user's
-            self._ran(module, output)
-            self._functions.paused = False
+        self._functions.paused = True  # what is computed here is not the user's
+        try:
+            if self._flag.on and _is_forward(output):
+                self._ran(module, output)
+        except Exception as error:
+            self._failed(error)
+        self._functions.paused = False
         self.seconds += time.perf_counter() - start
 
     def _function(self, name: str, activation: Activation, output: object) -> None:
         start = time.perf_counter()
-        if self._flag.on and _is_forward(output):
-            if not self._stack:
-                self._outside[name] = None
-            else:
-                self._functions.paused = True
-                if self._called(self._stack[-1], name, activation, output):
+        self._functions.paused = True
+        try:
+            if self._flag.on and _is_forward(output):
+                if not self._stack:
+                    self._outside[name] = None
+                elif self._called(self._stack[-1], name, activation, output):
                     self._callers[self._stack[-1]] = None
-                self._functions.paused = False
+        except Exception as error:
+            self._failed(error)
+        self._functions.paused = False
         self.seconds += time.perf_counter() - start
+
+    def _failed(self, error: Exception) -> None:
+        self._failures["forward hooks"] = f"failed with {type(error).__name__}: {error}"
 
 
 class _Flag:

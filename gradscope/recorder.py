@@ -53,7 +53,7 @@ class Recorder:
         self.stepped = False
         """Whether an optimizer has stepped, or tried to, since `begin`."""
         lasting = [m for m in self.table.modules if self.table.is_activation(m)]
-        self.forward = ForwardWatch(model, self.table.modules, lasting, self._see, self._see_function)
+        self.forward = ForwardWatch(model, self.table.modules, lasting, self._see, self._see_function, self.failures)
         self._probes: dict[str, Probe] = {type(p).__name__: p for p in probes}
         self._observers = [(n, p) for n, p in self._probes.items() if type(p).observe is not Probe.observe]
         self._optimizers: list[Optimizer] = []
@@ -189,7 +189,7 @@ class Recorder:
             "activation modules": len({r for r in self.table.activations if r not in silent} - self.table.functions),
             "activation functions": len(self.table.functions),
         }
-        unseen = {**never, **idle, **self.forward.unseen(), **self.forward.failures, **self.failures}
+        unseen = {**never, **idle, **self.forward.unseen(), **self.failures}
         return Coverage(unseen, measured)
 
     def _rows_in_no_optimizer(self) -> set[int]:
@@ -200,28 +200,22 @@ class Recorder:
     # What follows runs inside hooks and copies.
 
     def _see(self, module: nn.Module, output: object) -> None:
-        try:
-            if self._outputs is not None:
-                self._outputs.see(module, output)
-            row = self.table.row_of_call(module)
-            if row is None:
-                return
-            if row in self.table.activations:
-                self._observe(row, self.table.activations[row], output)
-            elif self.table.rows[row].kind != "parameters":
-                self._producer = module  # what any other module does with the units is not known
-        except Exception as error:
-            self._failed("forward hook", error)
+        if self._outputs is not None:
+            self._outputs.see(module, output)
+        row = self.table.row_of_call(module)
+        if row is None:
+            return
+        if row in self.table.activations:
+            self._observe(row, self.table.activations[row], output)
+        elif self.table.rows[row].kind != "parameters":
+            self._producer = module  # what any other module does with the units is not known
 
     def _see_function(self, caller: nn.Module, name: str, activation: Activation, output: object) -> bool:
         if self.table.is_activation(caller):
             return False
-        try:
-            row = self.table.row_of_function(caller, name, activation)
-            if row is not None:
-                self._observe(row, activation, output)
-        except Exception as error:
-            self._failed("function hook", error)
+        row = self.table.row_of_function(caller, name, activation)
+        if row is not None:
+            self._observe(row, activation, output)
         return True
 
     def _observe(self, row: int, activation: Activation, output: object) -> None:
@@ -275,6 +269,14 @@ class Recorder:
     def step_of(self, optimizer: Optimizer) -> Step:
         """Return the moment before the step of `optimizer`."""
         return self._step(optimizer, scaled=self._scale.left_to(optimizer))
+
+    def idle_step_of(self, optimizer: Optimizer) -> Step:
+        """Return the same for a step that is not recorded: by the parameters of the last that was, if there was one."""
+        number = next((i for i, o in enumerate(self._optimizers) if o is optimizer), -1)
+        identities, parameters = self._parameters.get(number, ([], None))
+        if parameters is None or len(identities) != sum(len(group["params"]) for group in optimizer.param_groups):
+            return self.step_of(optimizer)
+        return Step(number, parameters, self._scale.tensor(), self._scale.left_to(optimizer))
 
     def _step(self, optimizer: Optimizer, scaled: bool = False, overflow: Tensor | None = None) -> Step:
         number = next((i for i, o in enumerate(self._optimizers) if o is optimizer), -1)

@@ -69,7 +69,7 @@ def test_a_deep_net_is_looked_at_from_end_to_end() -> None:
     recorder.before_optimizer_step(step)
     recorder.end(0, [])
     layers = recorder.flight().layers
-    assert len(layers) == LAYERS
+    assert len(layers) == LAYERS >= 3
     assert (layers[0], layers[-1]) == ("0", "198")
 
 
@@ -92,7 +92,7 @@ def test_what_is_frozen_sparse_or_scaled() -> None:
 
 def test_no_gradient_no_norm() -> None:
     recorder, step = recorder_for(mlp())
-    assert recorder.before_optimizer_step(step) is None
+    assert recorder.before_optimizer_step(step) == []
     recorder.end(3, [])
     flight = recorder.flight()
     assert flight.steps.tolist() == [3]

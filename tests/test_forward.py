@@ -177,7 +177,7 @@ def test_modes_of_the_user_are_left_in_place() -> None:
 def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> None:
     encoder = nn.TransformerEncoderLayer(20, 2, 16, batch_first=True)
     net = nn.Sequential(nn.Linear(20, 20), encoder)
-    watch = ForwardWatch(net, list(net.modules()), [], lambda m, o: None, lambda *_: True)
+    watch = ForwardWatch(net, list(net.modules()), [], lambda m, o: None, lambda *_: True, {})
     watch.attach()
     assert any(m._forward_hooks for m in encoder.modules())
     watch.detach()
@@ -192,7 +192,7 @@ def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> No
 
 def test_later_steps_hook_activations_alone() -> None:
     net = mlp()
-    watch = ForwardWatch(net, list(net), [net[1], net[3]], lambda m, o: None, lambda *_: True)
+    watch = ForwardWatch(net, list(net), [net[1], net[3]], lambda m, o: None, lambda *_: True, {})
     for _ in range(DISCOVERY):
         watch.attach()
         assert all(m._forward_hooks for m in net)
@@ -203,3 +203,42 @@ def test_later_steps_hook_activations_alone() -> None:
     watch.detach()
     watch.attach(everything=True)
     assert all(m._forward_hooks for m in net.modules())
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("broken on purpose")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "gradscope.forward._is_forward",
+        "gradscope.provenance.Trace.enter",
+        "gradscope.provenance.Trace.leave",
+        "gradscope.recorder.Recorder._see",
+        "gradscope.recorder.Recorder._see_function",
+        "gradscope.layers.LayerTable.row_of_call",
+    ],
+)
+def test_what_fails_in_a_hook_never_reaches_the_forward(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broken, fail)
+    scope = recorded(nn.Sequential(Block(F.relu), nn.Linear(16, 4)), 12)
+    assert len(scope.run.steps) == 12
+    assert np.isfinite(scope.run.metric("grad_norm")[:, scope.run.rows("linear")]).all()
+    assert scope.run.coverage.unseen["forward hooks"] == "failed with RuntimeError: broken on purpose"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "gradscope.flight.FlightRecorder.before_optimizer_step",
+        "gradscope.flight.FlightRecorder.end",
+        "gradscope.every_step.StepWatch._count_overflow",
+        "gradscope.every_step.StepWatch.before_backward",
+    ],
+)
+def test_what_fails_in_every_step_leaves_the_records_alone(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broken, fail)
+    scope = recorded(mlp(), 12)
+    assert len(scope.run.steps) == 12
+    assert scope.run.coverage.unseen == {"every step": "no longer looked at after RuntimeError: broken on purpose"}

@@ -24,7 +24,7 @@ error of a mean would be 1.6 % of the standard deviation, that of a fraction at 
 
 
 class _Observation(NamedTuple):
-    """What was kept of an output until the end of the step: a sample of its elements, float[elements]."""
+    """What was kept of an output until the end of the step: a sample of its elements."""
 
     row: int
     activation: Activation
@@ -103,9 +103,9 @@ class ActivityProbe(Probe):
 def _together(observations: Sequence[_Observation]) -> Iterator[_Reduced]:
     alike: dict[object, list[_Observation]] = {}
     for o in observations:
-        alike.setdefault((len(o.sample), o.sample.dtype, o.sample.device, o.activation), []).append(o)
+        alike.setdefault((o.sample.shape, o.sample.dtype, o.sample.device, o.activation), []).append(o)
     for group in alike.values():
-        yield _reduced([o.row for o in group], group[0].activation, torch.stack([o.sample for o in group]))
+        yield _reduced([o.row for o in group], group[0].activation, torch.stack([o.sample for o in group]).flatten(1))
 
 
 def _reduced(rows: list[int], activation: Activation, samples: Tensor) -> _Reduced:

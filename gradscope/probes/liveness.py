@@ -46,7 +46,9 @@ class LivenessProbe(Probe):
     def observe(self, row: int, activation: Activation, output: Tensor, producer: nn.Module | None) -> None:
         if activation.kind != RECTIFIER:
             return
-        peaks = stats.unit_peaks(output, unit_dimension(output, producer)).float()
+        peaks = stats.unit_peaks(output, unit_dimension(output, producer))
+        if peaks.dtype is not torch.float32:
+            peaks = peaks.float()
         batch = self._batches[-1]
         width = self._widths.setdefault(row, len(peaks))
         if width != len(peaks):

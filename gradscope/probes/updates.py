@@ -14,7 +14,8 @@ from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 
 WEIGHT_NORM = Metric("weight_norm", "weight norm", "L2 norm")
-"""L2 norm over the layer's own trainable parameters, before the step."""
+"""L2 norm over the layer's own trainable parameters, before the step; from about 1,024 evenly spread elements of each
+tensor, the same each time, or from all where exactness is asked for."""
 
 UPDATE_RATIO = Metric("update_ratio", "update ratio", "ratio")
 """‖Δw‖ / ‖w‖ of the layer's own trainable parameters, measured across the optimizer's step, whatever the optimizer;
@@ -35,18 +36,18 @@ class _Samples:
     def __init__(self, parameters: Parameters, trainable: list[bool], size: int | None) -> None:
         chosen = [i for i, row in enumerate(parameters.rows) if row >= 0 and trainable[i]]
         self.tensors = [parameters.tensors[i] for i in chosen]
-        self.tensor_rows = parameters.rows[chosen]
+        rows = parameters.rows[chosen]
         self._parameters, self._trainable, self._places = parameters, trainable, _places(self.tensors)
         views = [stats.sample(t, size or max(t.numel(), 1)) for t in self.tensors]
         # A tensor that is not dense is sampled by copying: that sample does not follow it.
         self._follows = all(_storage(v) == _storage(t) for v, t in zip(views, self.tensors, strict=True))
-        alike: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
+        alike: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = {}
         for i, view in enumerate(views):
-            alike.setdefault((len(view), view.dtype, view.device), []).append(i)
+            alike.setdefault((view.shape, view.dtype, view.device), []).append(i)
         order = [i for group in alike.values() for i in group]
         self._groups = [[views[i] for i in group] for group in alike.values()]
-        self.rows = self.tensor_rows[order]
-        self.scale = np.array([self.tensors[i].numel() / max(len(views[i]), 1) for i in order])
+        self.rows = rows[order]
+        self.scale = np.array([self.tensors[i].numel() / max(views[i].numel(), 1) for i in order])
 
     def fits(self, parameters: Parameters, trainable: list[bool]) -> bool:
         """Say whether these are still samples of those of `parameters` that are `trainable`."""
@@ -61,17 +62,17 @@ class _Samples:
         """Return the elements as they are now, one tensor for each group."""
         return [torch.cat(views) for views in self._groups]
 
-    def norms(self, changes: Sequence[Tensor]) -> list[Tensor]:
-        """Return the L2 norm of each sample's part of `changes`, group by group."""
-        return [stats.row_norms(change.view(len(g), -1)) for g, change in zip(self._groups, changes, strict=True)]
+    def norms(self, elements: Sequence[Tensor]) -> list[Tensor]:
+        """Return the L2 norm of each sample's part of `elements`, group by group, as `copies` gives them."""
+        return [stats.row_norms(part.view(len(g), -1)) for g, part in zip(self._groups, elements, strict=True)]
 
 
 class _Weights(NamedTuple):
-    """Weights before a step: their norms, and copies of the samples."""
+    """Weights before a step: copies of the samples, and their norms."""
 
-    norms: Tensor
     samples: _Samples
     copies: list[Tensor]
+    norms: list[Tensor]
 
 
 class _Moved(NamedTuple):
@@ -101,7 +102,8 @@ class UpdateProbe(Probe):
             return  # the closure is evaluated again within the same step: the weights of the first time count
         self._moved.pop(step.optimizer, None)
         samples = self._sampled(step)
-        self._before[step.optimizer] = _Weights(stats.l2_norms(samples.tensors), samples, samples.copies())
+        copies = samples.copies()
+        self._before[step.optimizer] = _Weights(samples, copies, samples.norms(copies))
 
     def after_optimizer_step(self, step: Step) -> None:
         if step.optimizer not in self._before:
@@ -123,10 +125,11 @@ class UpdateProbe(Probe):
     def finish(self, layers: int) -> Pending:
         before, moved = list(self._before.values()), list(self._moved.values())
         self._before, self._moved = {}, {}
-        rows = joined([w.samples.tensor_rows for w in before])
+        rows = joined([w.samples.rows for w in before])
+        scale = np.concatenate([np.empty(0), *(w.samples.scale for w in before)])
 
         def resolve(copy: Floats) -> Measured:
-            squares = copy[: len(rows)].astype(np.float64) ** 2
+            squares = copy[: len(rows)].astype(np.float64) ** 2 * scale
             weight = sum_by_layer(rows, squares, layers)
             change = _change(moved, copy[len(rows) :], layers)
             return Measured(
@@ -137,7 +140,8 @@ class UpdateProbe(Probe):
                 }
             )
 
-        return Pending([*(w.norms for w in before), *(t for m in moved for t in (*m.norms, *m.overflow))], resolve)
+        parts = [*(w.norms for w in before), *([*m.norms, *m.overflow] for m in moved)]
+        return Pending([t for part in parts for t in part], resolve)
 
 
 def _change(moved: Sequence[_Moved], copy: Floats, layers: int) -> npt.NDArray[np.float64]:
