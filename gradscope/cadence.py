@@ -23,7 +23,7 @@ RECENT = 50
 
 
 class Cadence:
-    """Decides which steps are due.
+    """Decides which steps are due, and when records are judged.
 
     With a budget the interval is chosen after the first steps, which are all recorded, and reviewed ever more rarely:
     after 10, 20, 40, … records. What the first steps cost beyond the budget is paid back: until the share spent is
@@ -34,7 +34,8 @@ class Cadence:
         self.interval = every_n_steps or DEFAULT_INTERVAL
         self.budget = budget
         self.alarm = Alarm()
-        self._review_at = FIRST_STEPS
+        self._review_at = self._diagnose_at = FIRST_STEPS
+        self._alarms_in_a_row = 0
         self._recorded: deque[float] = deque(maxlen=RECENT)
         self._unrecorded: deque[float] = deque(maxlen=RECENT)
         self._steps: deque[float] = deque(maxlen=RECENT)
@@ -56,6 +57,18 @@ class Cadence:
         if self.budget is None or records < self._review_at:
             return False
         self._review_at = 2 * records
+        return True
+
+    def wants_diagnosis(self, records: int, alarming: bool) -> bool:
+        """Say whether so many records are to be judged now, the last of which was `alarming` or was not.
+
+        Ever more rarely, so that all diagnoses together stay linear; and when an alarm begins, again a little later,
+        since what is wrong may take some records to be told.
+        """
+        self._alarms_in_a_row = self._alarms_in_a_row + 1 if alarming else 0
+        if records < self._diagnose_at and self._alarms_in_a_row not in (1, 2, 4, 8):
+            return False
+        self._diagnose_at = records * 5 // 4 + 1
         return True
 
     def affordable_interval(self) -> int:

@@ -8,12 +8,11 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
-from gradscope.cadence import FIRST_STEPS, Cadence
+from gradscope.cadence import Cadence
 from gradscope.every_step import StepWatch
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
@@ -22,8 +21,9 @@ from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Severity
 from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
-from gradscope.sinks import ScalarSink, Sink, TensorBoardSink
+from gradscope.sinks import Sinks
 from gradscope.thresholds import Thresholds
+from gradscope.trainers import gradients_are_left_alone, logged_step, loss_of, run_name, sink_for
 
 P = ParamSpec("P")
 
@@ -111,12 +111,11 @@ class GradScope(pl.Callback):
         self._step_began = 0.0, 0.0
         self._step_ended = 0.0
         self._step_is_recorded = False
-        self._alarms_in_a_row = 0
         self._origin: Origin | None = None
         self._ledger = Ledger()
         self._flights: dict[str, Flight] = {}
         self._history = History()
-        self._sinks: list[tuple[str, Sink]] | None = None
+        self._sinks: Sinks | None = None
         self._name = "fit"
         self._recording = False
         self._micro_batches = 0
@@ -127,7 +126,6 @@ class GradScope(pl.Callback):
         self._unseen: dict[str, str] = {}
         self._measured: Mapping[str, int] = {}
         self._announced: set[str] = set()
-        self._diagnose_at = FIRST_STEPS
         self._seconds = 0.0
         self._started = time.perf_counter()
         self._ended: float | None = None
@@ -167,7 +165,7 @@ class GradScope(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
         self._start_over()
-        self._name = _run_name(trainer)
+        self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale)
         self._columns = self._recorder.columns
@@ -175,7 +173,7 @@ class GradScope(pl.Callback):
         self._watch.attach(trainer.optimizers)
         if trainer.world_size > 1:
             self._unseen["other ranks"] = "activations are those of rank zero; gradients are merged by the strategy"
-        self._untouched = _gradients_are_left_alone(trainer, pl_module, self)
+        self._untouched = gradients_are_left_alone(trainer, pl_module, self)
 
     @_shielded
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -193,7 +191,7 @@ class GradScope(pl.Callback):
         self._time_step(self._recorder)
         if self._recording:
             self._recorder.begin_batch()
-        elif not self._off and self._cadence.due(_logged_step(trainer)):
+        elif not self._off and self._cadence.due(logged_step(trainer)):
             self._recording, self._micro_batches = True, 0
             everything = self._cadence.alarm.on or pl_module.device.type != "cpu"
             self._recorder.begin(trainer.optimizers, self._untouched, everything)
@@ -207,7 +205,7 @@ class GradScope(pl.Callback):
         if self._recording:
             self._recorder.listening = False
             self._recorder.forward.trace.end(loss)
-        self._tell_watch(lambda watch: watch.before_backward(_logged_step(trainer), loss, self._batch))
+        self._tell_watch(lambda watch: watch.before_backward(logged_step(trainer), loss, self._batch))
 
     @_shielded
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -226,7 +224,7 @@ class GradScope(pl.Callback):
         bare, moment = getattr(optimizer, "optimizer", optimizer), self._recorder.idle_step_of
         if self._recording:
             self._recorder.before_optimizer_step(bare)
-        self._tell_watch(lambda watch: watch.before_optimizer_step(_logged_step(trainer), bare, moment))
+        self._tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment))
 
     @_shielded
     def on_train_batch_end(
@@ -236,10 +234,10 @@ class GradScope(pl.Callback):
         self._batch = None
         if self._recorder is None:
             return
-        loss = _loss(trainer, outputs)
-        self._tell_watch(lambda watch: watch.end_batch(_logged_step(trainer), loss))
+        loss = loss_of(trainer, outputs)
+        self._tell_watch(lambda watch: watch.end_batch(logged_step(trainer), loss))
         if self._recording:
-            self._end_batch(self._recorder, _logged_step(trainer), loss)
+            self._end_batch(self._recorder, logged_step(trainer), loss)
         self._announce_failures(self._recorder)
         while (record := self._recorder.poll()) is not None:
             self._keep(trainer, record)
@@ -303,11 +301,8 @@ class GradScope(pl.Callback):
             return
         if self._sinks is None:
             self._sinks = self._open_sinks(trainer)
-        self._tell_sinks(lambda sink: sink.record(record))
-        self._alarms_in_a_row = self._alarms_in_a_row + 1 if alarming else 0
-        alarmed = self._alarms_in_a_row in (1, 2, 4, 8)  # what is wrong may take some records to be told
-        if alarmed or self._history.added >= self._diagnose_at:
-            self._diagnose_at = self._history.added * 5 // 4 + 1  # ever rarer: all diagnoses together stay linear
+        self._sinks.tell(lambda sink: sink.record(record))
+        if self._cadence.wants_diagnosis(self._history.added, alarming):
             self._write_verdicts(final=False)
 
     def _finish(self, trainer: pl.Trainer) -> None:
@@ -350,7 +345,8 @@ class GradScope(pl.Callback):
         findings = diagnose(run)
         self._keep_flights(findings)
         run = replace(run, flights=dict(self._flights))
-        self._tell_sinks(lambda sink: sink.verdicts(run, findings, final))
+        if self._sinks is not None:
+            self._sinks.tell(lambda sink: sink.verdicts(run, findings, final))
 
     def _keep_flights(self, findings: Sequence[Finding]) -> None:
         new = [f.code for f in findings if f.severity is Severity.CRITICAL and f.code not in self._flights]
@@ -371,20 +367,10 @@ class GradScope(pl.Callback):
         known = [o for o in (self._origin, seen, inferred) if o is not None]
         return min(known, key=lambda o: o.step, default=None)
 
-    def _open_sinks(self, trainer: pl.Trainer) -> list[tuple[str, Sink]]:
-        if not self._parts:
-            return []
-        return [(type(logger).__name__, _sink(logger, self._columns, self._parts)) for logger in trainer.loggers]
-
-    def _tell_sinks(self, tell: Callable[[Sink], None]) -> None:
-        working = []
-        for name, sink in self._sinks or []:
-            try:
-                tell(sink)
-                working.append((name, sink))
-            except Exception as error:
-                self._say(f"no longer writes to {name} after {type(error).__name__}: {error}. Everything else goes on.")
-        self._sinks = working
+    def _open_sinks(self, trainer: pl.Trainer) -> Sinks:
+        loggers = trainer.loggers if self._parts else []
+        sinks = [(type(logger).__name__, sink_for(logger, self._columns, self._parts)) for logger in loggers]
+        return Sinks(sinks, self._say)
 
     def _coverage(self) -> Coverage:
         coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
@@ -393,26 +379,10 @@ class GradScope(pl.Callback):
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""
-        if self._warned:
-            return
-        self._warned = True
-        table = recorder.table
-        if not table.candidates:
-            self._say("found nothing to watch: the model has no parameters and no activation modules.")
-            return
-        for pattern in self.layers.without_match(table.candidates):
-            self._say(
-                f"`layers` pattern {pattern!r} matches none of {len(table.candidates)} layers, such as "
-                f"{next(iter(table.candidates))!r}; use names as in model.named_modules()."
-            )
-        if not table.rows:
-            self._say(f"watches no layer: `layers` excludes all {len(table.candidates)}.")
-        if not any(table.candidates.values()):
-            why = recorder.forward.unseen().get(FUNCTIONS, "none was called")
-            self._say(
-                "found no activation modules, so only gradients and weights are measured; activations called as "
-                f"functions: {why}."
-            )
+        if not self._warned:
+            self._warned = True
+            for gap in recorder.table.gaps(self.layers, recorder.forward.unseen().get(FUNCTIONS, "none was called")):
+                self._say(gap)
 
     def _announce_failures(self, recorder: Recorder) -> None:
         for slot in recorder.failures.keys() - self._announced:
@@ -429,45 +399,3 @@ class GradScope(pl.Callback):
     def _say(self, message: str) -> None:
         # Not `warnings.warn`: where the user turns warnings into errors it would end the training.
         _logger.warning("GradScope: %s", message)
-
-
-def _gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, scope: pl.Callback) -> bool:
-    """Say whether only Lightning's own code runs between our `on_before_optimizer_step` and the optimizer.
-
-    A user's may change gradients through `.data`, which autograd does not count.
-    """
-    hooks = ("on_before_optimizer_step", "configure_gradient_clipping", "clip_gradients", "optimizer_step")
-    callbacks = [c for c in trainer.callbacks if c is not scope]  # type: ignore[attr-defined]
-    return (
-        module.automatic_optimization
-        and all(getattr(type(module), hook) is getattr(pl.LightningModule, hook) for hook in hooks)
-        and all(type(c).on_before_optimizer_step is pl.Callback.on_before_optimizer_step for c in callbacks)
-        and not any(optimizer._optimizer_step_pre_hooks for optimizer in trainer.optimizers)
-    )
-
-
-def _logged_step(trainer: pl.Trainer) -> int:
-    # The x-axis of every curve that Lightning logs; `global_step` counts the steps of each of several optimizers.
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
-def _loss(trainer: pl.Trainer, outputs: object) -> Tensor | None:
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        return None
-    # Lightning has divided it by the number of micro-batches, also where the last step of an epoch has fewer.
-    return loss if trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches
-
-
-def _run_name(trainer: pl.Trainer) -> str:
-    logger = trainer.logger
-    if logger is None:
-        return "fit"
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return "/".join(part for part in (logger.name, version) if part)
-
-
-def _sink(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
-    if isinstance(logger, TensorBoardLogger) and not type(logger.experiment).__module__.startswith("tensorboardX"):
-        return TensorBoardSink(logger.experiment, columns, parts)
-    return ScalarSink(lambda metrics, step: logger.log_metrics(dict(metrics), step), columns, parts)

@@ -164,6 +164,24 @@ class LayerTable:
         """Return the rows of `root` and of the modules inside it."""
         return {row for module in root.modules() for row in self._rows_of_module.get(module, [])}
 
+    def gaps(self, patterns: NamePatterns, why_no_functions: str) -> Iterator[str]:
+        """Yield what the model or `patterns` leave nothing to see of, a sentence each."""
+        if not self.candidates:
+            yield "found nothing to watch: the model has no parameters and no activation modules."
+            return
+        for pattern in patterns.without_match(self.candidates):
+            yield (
+                f"`layers` pattern {pattern!r} matches none of {len(self.candidates)} layers, such as "
+                f"{next(iter(self.candidates))!r}; use names as in model.named_modules()."
+            )
+        if not self.rows:
+            yield f"watches no layer: `layers` excludes all {len(self.candidates)}."
+        if not any(self.candidates.values()):
+            yield (
+                "found no activation modules, so only gradients and weights are measured; activations called as "
+                f"functions: {why_no_functions}."
+            )
+
     def never_ran(self) -> list[int]:
         """Return the rows whose module was never called."""
         return [row for row in range(len(self.rows)) if row not in self._executed]

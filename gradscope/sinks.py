@@ -80,3 +80,22 @@ class ScalarSink:
 def _scalars(record: Record, columns: Sequence[Metric], parts: frozenset[str]) -> dict[str, float]:
     over_layers = stock.scalars(record, columns) if "scalars" in parts else {}
     return over_layers | (stock.layer_scalars(record, columns) if "layers" in parts else {})
+
+
+class Sinks:
+    """All places that records go to: one that fails is left alone, and said to be, and the others go on."""
+
+    def __init__(self, sinks: Sequence[tuple[str, Sink]], say: Callable[[str], None]) -> None:
+        self._sinks = list(sinks)
+        self._say = say
+
+    def tell(self, what: Callable[[Sink], None]) -> None:
+        """Tell each sink."""
+        working = []
+        for name, sink in self._sinks:
+            try:
+                what(sink)
+                working.append((name, sink))
+            except Exception as error:
+                self._say(f"no longer writes to {name} after {type(error).__name__}: {error}. Everything else goes on.")
+        self._sinks = working

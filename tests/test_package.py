@@ -14,7 +14,7 @@ HEAVY = {"torch", "pytorch_lightning", "lightning", "rich", "tensorboard", "PIL"
 MEASURING = "stats layers transfer recorder probes scaling forward functions compiled every_step flight provenance"
 ROOMS = {
     "torch": {*MEASURING.split()},
-    "torch pytorch_lightning tensorboard rich": {"callback"},
+    "torch pytorch_lightning tensorboard rich": {"callback", "trainers"},
     "tensorboard": {"events", "stock", "sinks"},
     "rich": {"report"},
 }

@@ -1,0 +1,58 @@
+"""What GradScope has to know of a Trainer: its steps, its loss, its loggers, and who may change gradients."""
+
+from collections.abc import Mapping, Sequence
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+
+from gradscope.records import Metric
+from gradscope.sinks import ScalarSink, Sink, TensorBoardSink
+
+
+def gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, scope: pl.Callback) -> bool:
+    """Say whether only Lightning's own code runs between our `on_before_optimizer_step` and the optimizer.
+
+    A user's may change gradients through `.data`, which autograd does not count.
+    """
+    hooks = ("on_before_optimizer_step", "configure_gradient_clipping", "clip_gradients", "optimizer_step")
+    callbacks = [c for c in trainer.callbacks if c is not scope]  # type: ignore[attr-defined]
+    return (
+        module.automatic_optimization
+        and all(getattr(type(module), hook) is getattr(pl.LightningModule, hook) for hook in hooks)
+        and all(type(c).on_before_optimizer_step is pl.Callback.on_before_optimizer_step for c in callbacks)
+        and not any(optimizer._optimizer_step_pre_hooks for optimizer in trainer.optimizers)
+    )
+
+
+def logged_step(trainer: pl.Trainer) -> int:
+    """Return the step on the x-axis of every curve that Lightning logs.
+
+    `global_step` is another number: it counts the steps of each of several optimizers.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def loss_of(trainer: pl.Trainer, outputs: object) -> Tensor | None:
+    """Return the loss of a micro-batch, of one element, from what the training step gave out: None without one."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        return None
+    # Lightning has divided it by the number of micro-batches, also where the last step of an epoch has fewer.
+    return loss if trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches
+
+
+def run_name(trainer: pl.Trainer) -> str:
+    """Return the name of the run as the first logger has it; "fit" without a logger."""
+    logger = trainer.logger
+    if logger is None:
+        return "fit"
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return "/".join(part for part in (logger.name, version) if part)
+
+
+def sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
+    """Return what writes to `logger`: to TensorBoard in full, to any other the scalars."""
+    if isinstance(logger, TensorBoardLogger) and not type(logger.experiment).__module__.startswith("tensorboardX"):
+        return TensorBoardSink(logger.experiment, columns, parts)
+    return ScalarSink(lambda metrics, step: logger.log_metrics(dict(metrics), step), columns, parts)
