@@ -202,7 +202,7 @@ def _first_to_last(page: Page, steps: npt.NDArray[np.int64]) -> str:
 def _coverage(page: Page, coverage: Coverage) -> Iterator[RenderableType]:
     if coverage.measured:
         counts = ", ".join(f"{number:,} {page.visible(what)}" for what, number in coverage.measured.items())
-        yield page.item(page.glyphs.signs[None], [Text.assemble(("measured: ", "dim"), counts)], STYLES[None])
+        yield page.item(page.glyphs.dash, [Text.assemble(("measured: ", "dim"), counts)], "dim")
     by_reason: dict[str, list[str]] = {}
     for name, reason in coverage.unseen.items():
         by_reason.setdefault(reason, []).append(name)

@@ -3,6 +3,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from gradscope.records import Coverage, Finding, Layer, Metric, Run, Severity
+from gradscope.records import Coverage, Finding, Flight, Layer, Ledger, Metric, Overhead, Run, Severity
 from gradscope.report import Overview, Report
 from gradscope.report.page import shortened
 from tests.hand_written_runs import COLUMNS, empty_run, run_of, sick_findings, sick_run, sound_run
@@ -246,3 +247,45 @@ def test_overview_has_a_line_each() -> None:
 def test_names_lose_their_middle(name: str, width: int, short: str) -> None:
     assert shortened(name, width, "…") == short
     assert cell_len(short) <= width
+
+
+def broken_run() -> Run:
+    """A run whose loss left the ground at the end, with its last steps and all that a fit knows about itself."""
+    norms = np.geomspace(1, 1e6, 12, dtype=np.float32)
+    norms[-1] = np.inf
+    flight = Flight(
+        np.arange(20, 32),
+        np.append(np.geomspace(1, 100, 11), np.nan),
+        ("fc1", "fc2"),
+        np.stack((norms, np.full(12, np.nan, dtype=np.float32)), axis=1),
+    )
+    return run_of(
+        "r",
+        [Layer("fc1", "Linear", "linear")],
+        {"grad_norm": 1.0},
+        globals={"loss_scale": np.full(40, 65536.0)},
+        coverage=Coverage({"relu()": "called outside of any module's forward"}, {"activation modules": 1_234}),
+        overhead=Overhead(40, 1.0, 100.0, 10),
+        ledger=Ledger(1_500, 3),
+        flights={"non_finite": flight},
+    )
+
+
+def test_what_a_fit_knows_about_itself_is_told() -> None:
+    finding = Finding("non_finite", Severity.CRITICAL, ("fc1",), 31, 31, "Born.", "Clamp.")
+    text = render(Report(broken_run(), [finding]), width=80)
+    assert "3 of 1,500 optimizer steps skipped" in text
+    assert "loss scale 65,536" in text
+    assert "– measured: 1,234 activation modules" in text
+    assert "GradScope took 1 % of 100 s on the host over 40 records, one every 10 steps" in text
+    before = text[text.index("Clamp.") :]
+    assert "the 12 steps before, steps 20–31" in before
+    assert re.search(r"loss 1 → nan +▁▁▂.*█", before)
+    assert re.search(r"gradient norm 1 → inf +▁▁▂", before)
+
+
+def test_an_empty_flight_is_told_too() -> None:
+    empty = Flight(np.empty(0, dtype=np.int64), np.empty(0), (), np.empty((0, 0), dtype=np.float32))
+    finding = Finding("non_finite", Severity.CRITICAL, (), 0, 0, "Born.", "Clamp.")
+    text = render(Report(replace(broken_run(), flights={"non_finite": empty}), [finding]))
+    assert "the 0 steps before, none" in text
