@@ -26,15 +26,20 @@ class Cadence:
     """Decides which steps are due, and when records are judged.
 
     With a budget the interval is chosen after the first steps, which are all recorded, and reviewed ever more rarely:
-    after 10, 20, 40, … records. What the first steps cost beyond the budget is paid back: until the share spent is
-    under the budget, half of it is planned for.
+    at steps 12, 24, 48, … What the first steps cost beyond the budget is paid back: until the share spent is under the
+    budget, half of it is planned for.
+
+    Of several ranks each must come to the same decision, so that they go by the number of the step alone: an alarm,
+    which is heard on one rank and not on another, changes nothing unless the rank is `alone`.
     """
 
     def __init__(self, every_n_steps: int | None = None, budget: float | None = None) -> None:
         self.interval = every_n_steps or DEFAULT_INTERVAL
         self.budget = budget
         self.alarm = Alarm()
-        self._review_at = self._diagnose_at = FIRST_STEPS
+        self.alone = True
+        self._review_at = FIRST_STEPS + 2
+        self._diagnose_at = FIRST_STEPS
         self._alarms_in_a_row = 0
         self._recorded: deque[float] = deque(maxlen=RECENT)
         self._unrecorded: deque[float] = deque(maxlen=RECENT)
@@ -43,7 +48,11 @@ class Cadence:
 
     def due(self, step: int) -> bool:
         """Say whether `step` is to be recorded."""
-        return step < FIRST_STEPS or step % self.interval == 0 or self.alarm.on
+        return step < FIRST_STEPS or step % self.interval == 0 or self.alarmed()
+
+    def alarmed(self) -> bool:
+        """Say whether steps are to be recorded in full."""
+        return self.alone and self.alarm.on
 
     def took(self, recorded: bool, seconds: float, own_seconds: float) -> None:
         """Take note that a step lasted `seconds`, of which `own_seconds` were spent here."""
@@ -52,11 +61,11 @@ class Cadence:
         self._own_seconds += own_seconds
         self._all_seconds += seconds
 
-    def wants_review(self, records: int) -> bool:
-        """Say whether the interval is to be chosen anew after so many records: by the count alone, as on every rank."""
-        if self.budget is None or records < self._review_at:
+    def wants_review(self, step: int) -> bool:
+        """Say whether the interval is to be chosen anew before `step`."""
+        if self.budget is None or step < self._review_at:
             return False
-        self._review_at = 2 * records
+        self._review_at = 2 * step
         return True
 
     def wants_diagnosis(self, records: int, alarming: bool) -> bool:

@@ -171,6 +171,7 @@ class GradScope(pl.Callback):
         self._columns = self._recorder.columns
         self._watch = StepWatch(self._recorder.table, self._recorder.forward.trace, scale, self.flight_recorder)
         self._watch.attach(trainer.optimizers)
+        self._cadence.alone = trainer.world_size == 1
         if trainer.world_size > 1:
             self._unseen["other ranks"] = "activations are those of rank zero; gradients are merged by the strategy"
         self._untouched = gradients_are_left_alone(trainer, pl_module, self)
@@ -185,6 +186,7 @@ class GradScope(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Attach where a step begins that is due."""
+        self._review(trainer)
         if self._recorder is None:
             return
         self._batch = batch
@@ -193,7 +195,7 @@ class GradScope(pl.Callback):
             self._recorder.begin_batch()
         elif not self._off and self._cadence.due(logged_step(trainer)):
             self._recording, self._micro_batches = True, 0
-            everything = self._cadence.alarm.on or pl_module.device.type != "cpu"
+            everything = self._cadence.alarmed() or pl_module.device.type != "cpu"
             self._recorder.begin(trainer.optimizers, self._untouched, everything)
         self._step_is_recorded = self._recording
 
@@ -261,6 +263,13 @@ class GradScope(pl.Callback):
 
     # What happens in between.
 
+    def _review(self, trainer: pl.Trainer) -> None:
+        """Choose the interval anew where it is time: on every rank, also on one where GradScope has failed."""
+        if self._cadence.wants_review(logged_step(trainer)):
+            interval = self._cadence.affordable_interval()
+            # All take what rank zero says, so that all record the same steps.
+            self._cadence.interval = trainer.strategy.broadcast(interval) if trainer.world_size > 1 else interval
+
     def _tell_watch(self, tell: Callable[[StepWatch], None]) -> None:
         """Tell the watch of every step; where it fails it is off, and the records go on."""
         if self._watch is None:
@@ -294,9 +303,6 @@ class GradScope(pl.Callback):
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._history.add(record)
         alarming = self._cadence.alarm.hear(record)
-        if self._cadence.wants_review(self._history.added):
-            # Every rank asks at the same record, and all take what rank zero says.
-            self._cadence.interval = trainer.strategy.broadcast(self._cadence.affordable_interval())
         if not trainer.is_global_zero:
             return
         if self._sinks is None:

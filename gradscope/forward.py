@@ -51,6 +51,7 @@ class ForwardWatch:
         """Host time spent in hooks."""
         self._failures = failures
         self._flag = _Flag()
+        self._fast_paths = [m for m in model.modules() if isinstance(m, _FAST_PATH)]
         self._model, self._modules, self._lasting_modules = model, modules, lasting
         self._ran, self._called = ran, called
         self._functions = FunctionWatch(self._function)
@@ -87,7 +88,7 @@ class ForwardWatch:
 
     def attach(self, everything: bool = False) -> None:
         """Attach for one step: to `modules`, or to all of the model where `everything` is asked for."""
-        fast = {m for f in self._model.modules() if isinstance(f, _FAST_PATH) and not f.training for m in f.modules()}
+        fast = {m for f in self._fast_paths if not f.training for m in f.modules()}
         if fast and not self._why_not:
             self._why_not = "not looked for, because a transformer layer is in evaluation mode"
         self._looking = not self._why_not and (self._steps < DISCOVERY or bool(self._callers))

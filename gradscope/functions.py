@@ -72,13 +72,16 @@ class FunctionWatch(TorchFunctionMode):
 
     def stop(self) -> None:
         """Switch off, also from under modes that the user has switched on since. Harmless where it is off."""
-        if self._on:
-            above: list[object] = []
-            while (mode := _pop_mode()) is not self:
-                above.append(mode)
-            for mode in reversed(above):
-                _push_mode(mode)
-            self._on = False
+        if not self._on:
+            return
+        self._on = False
+        above: list[object] = []
+        for _ in range(_number_of_modes()):
+            if (mode := _pop_mode()) is self:
+                break
+            above.append(mode)
+        for mode in reversed(above):
+            _push_mode(mode)
 
     def forget(self) -> None:
         """Switch off, and at the next `start` take a place above all modes that are on by then."""

@@ -5,7 +5,7 @@ out not to be finite while its graph is still there: what autograd saved for the
 with a bad result. Until then it costs a look at the loss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -45,8 +45,8 @@ class Trace:
     def enter(self, module: nn.Module) -> None:
         """Note that the forward of `module` begins."""
         self._open.append((module, _running_number()))
-        if _top_hooks(False) is not None:
-            self.saves_elsewhere = True
+        if _top_hooks is None or _top_hooks(False) is not None:
+            self.saves_elsewhere = True  # also where torch does not tell
 
     def leave(self, module: nn.Module, output: object) -> None:
         """Note that it ends."""
@@ -200,8 +200,8 @@ class OutputWatch:
 _LEAF = 2**64 - 1
 """The number of a node that accumulates a gradient: it has no place in the order."""
 
-_running_number = torch._C._autograd._get_sequence_nr
-_top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+_running_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
+_top_hooks: Callable[[bool], object] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def _number(node: Any) -> int:

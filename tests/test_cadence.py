@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from gradscope import GradScope, Record
 from gradscope.cadence import CALM, FIRST_STEPS, LONGEST_INTERVAL, Alarm, Cadence
-from tests.models import Batch, Batches, Classifier, mlp, trainer
+from tests.models import Batches, Classifier, mlp, trainer
 
 
 def planned(cadence: Cadence, step: float, record: float, idle: float = 0.0) -> int:
@@ -43,7 +44,16 @@ def test_the_interval_holds_the_budget(budget: float, record: float, idle: float
 
 def test_reviews_become_rarer() -> None:
     cadence = Cadence(budget=0.02)
-    assert [n for n in range(100) if cadence.wants_review(n)] == [10, 20, 40, 80]
+    assert [step for step in range(100) if cadence.wants_review(step)] == [12, 24, 48, 96]
+
+
+def test_an_alarm_on_one_of_several_ranks_changes_no_step() -> None:
+    cadence = Cadence()
+    cadence.alarm.on = True
+    assert cadence.due(13)
+    cadence.alone = False
+    assert not cadence.due(13)
+    assert not cadence.alarmed()
 
 
 def record(step: int, norm: float = 1.0, loss: float = 1.0, **more: float) -> Record:
@@ -92,42 +102,53 @@ def test_an_alarm_records_every_step_until_it_is_calm_again() -> None:
     assert list(scope.run.steps) == [*range(10), 10, 20, 21, 22, 23, 30, 40, 50]
 
 
-class Slow(Classifier):
-    """Steps that take as long as a budget needs to be planned for."""
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        a = torch.ones(200, 200)
-        for _ in range(20):
-            a = a @ a.clamp(0, 1e-3)
-        return super().training_step(batch, batch_idx)
-
-
-def test_a_budget_chooses_the_interval_at_the_start_and_says_so() -> None:
+def test_a_budget_chooses_the_interval_at_the_start_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[bool, float, float]] = []
+    monkeypatch.setattr(Cadence, "took", lambda self, *what: told.append(what))
+    monkeypatch.setattr(Cadence, "affordable_interval", lambda self: 7)
     scope = GradScope(budget=0.05, summary=False)
     assert scope.every_n_steps == 10
-    trainer(scope, max_epochs=3).fit(Slow(mlp()), Batches(number=100))
-    run = scope.run
-    assert list(run.steps[:10]) == [*range(10)]
-    assert run.overhead.every_n_steps == scope.every_n_steps > 1
-    assert len(run.steps) < 150
+    trainer(scope).fit(Classifier(mlp()), Batches(number=40))
+    assert list(scope.run.steps) == [*range(11), 14, 21, 28, 35]
+    assert scope.run.overhead.every_n_steps == scope.every_n_steps == 7
+    assert [recorded for recorded, *_ in told] == [step in scope.run.steps for step in range(39)]
+    assert all(0 < own < seconds for _, seconds, own in told)
 
 
 def test_ranks_take_what_rank_zero_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytorch_lightning.strategies import SingleDeviceStrategy
-
     asked: list[int] = []
 
     def broadcast(self: Any, value: Any, src: int = 0) -> Any:
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             asked.append(value)
             return 17
         return value
 
     monkeypatch.setattr(SingleDeviceStrategy, "broadcast", broadcast)
+    monkeypatch.setattr(pl.Trainer, "world_size", property(lambda self: 2))
     scope = GradScope(budget=0.5, summary=False)
     trainer(scope).fit(Classifier(mlp()), Batches(number=60))
-    assert len(asked) == 1
-    assert list(scope.run.steps) == [*range(10), 17, 34, 51]
+    assert len(asked) == 3, "before steps 12, 24 and 48"
+    assert list(scope.run.steps) == [*range(11), 17, 34, 51]
+
+
+def test_a_rank_on_which_gradscope_failed_does_not_leave_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def broadcast(self: Any, value: Any, src: int = 0) -> Any:
+        asked.append(value)
+        return value
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr("gradscope.recorder.Recorder.begin", fail)
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", broadcast)
+    monkeypatch.setattr(pl.Trainer, "world_size", property(lambda self: 2))
+    scope = GradScope(budget=0.5, summary=False)
+    trainer(scope).fit(Classifier(mlp()), Batches(number=30))
+    assert "broken on purpose" in scope.run.coverage.unseen["GradScope"]
+    assert [value for value in asked if type(value) is int] == [10, 10]
 
 
 def test_every_step_is_counted_and_so_is_every_one_that_was_skipped() -> None:
