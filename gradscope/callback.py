@@ -177,11 +177,6 @@ class GradScope(pl.Callback):
         self._untouched = gradients_are_left_alone(trainer, pl_module, self)
 
     @_shielded
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock that the cost is measured against."""
-        self._started = time.perf_counter()
-
-    @_shielded
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -207,6 +202,8 @@ class GradScope(pl.Callback):
         if self._recording:
             self._recorder.listening = False
             self._recorder.forward.trace.end(loss)
+            if pl_module.automatic_optimization:
+                self._recorder.end_forward()
         self._tell_watch(lambda watch: watch.before_backward(logged_step(trainer), loss, self._batch))
 
     @_shielded
@@ -255,6 +252,7 @@ class GradScope(pl.Callback):
         """Say what is found: an exception or Ctrl-C ended the fit, and Lightning calls no `teardown`."""
         self._finish(trainer)
 
+    @_shielded
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
         self._detach()
@@ -396,7 +394,10 @@ class GradScope(pl.Callback):
             self._say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
 
     def _switch_off(self, reason: str) -> None:
-        self._detach()
+        try:
+            self._detach()
+        except Exception as error:
+            reason = f"{reason}; what was attached could not be taken off after {type(error).__name__}: {error}"
         self._recording = False
         if not self._off:
             self._off = f"switched itself off: {reason}"

@@ -49,7 +49,7 @@ class Tap:
 
     def __init__(self, heard: Callable[[Tensor], None]) -> None:
         self.heard = heard
-        self.number = torch.tensor(next(_numbers))
+        self.number = torch.tensor(next(_numbers), device="cpu")
         _taps[int(self.number)] = self
 
     def send(self, output: Tensor) -> None:

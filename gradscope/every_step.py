@@ -75,7 +75,7 @@ class StepWatch:
         if self._error is not None:
             raise self._error
         if loss is not None:
-            self._losses.append(loss.detach())
+            self._losses.append(loss.detach().clone())  # the user may write on into it
         if self._steps == self._counted:
             del self._losses[:-MICRO_BATCHES]
             return
@@ -118,8 +118,6 @@ class StepWatch:
     def _born_forward(self, position: int, loss: Tensor, batch: object) -> Origin:
         if any(map(provenance.is_bad, provenance.tensors_in(batch))):
             return Origin(position, "", "batch")
-        if self._trace.saves_elsewhere:
-            return Origin(position, "", "forward")  # looking at what autograd saved would run the forward again
         suspect = provenance.first_bad(loss)
         if suspect is None:
             return Origin(position, "", "forward")

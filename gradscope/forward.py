@@ -1,5 +1,6 @@
 """Hears what a forward does while a step is recorded: which modules run, which activations are called as functions."""
 
+import gc
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.activations import Activation
 from gradscope.compiled import Tap, compiled_roots, has_compiled_functions, reset
 from gradscope.functions import FunctionWatch
+from gradscope.layers import activation_of
 from gradscope.provenance import Trace
 
 DISCOVERY = 10
@@ -19,6 +21,8 @@ DISCOVERY = 10
 functions. What has not been seen by then does not slow down the later ones."""
 
 FUNCTIONS = "activations called as functions"
+
+FAST_PATH = "not looked for, because a transformer layer is in evaluation mode"
 
 _FAST_PATH = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """In evaluation mode torch computes these in a way of its own when nobody looks on, and its results may differ in the
@@ -30,8 +34,7 @@ class ForwardWatch:
 
     ``ran(module, output)`` is told of each call of one of `modules`, or of any module in a step that is watched in
     full; after the first steps only of the `lasting` ones among them. ``called(module, name, activation, output)`` is
-    told of an activation called as a function in the forward of `module`, and returns False where `module` is such an
-    activation itself.
+    told of an activation called as a function in the forward of `module`, unless that is one itself.
 
     What torch.compile compiles keeps its hooks until `release`, behind a flag, because compiled code never looks at
     hooks again. What fails is entered in `failures`.
@@ -43,7 +46,7 @@ class ForwardWatch:
         modules: Collection[nn.Module],
         lasting: Collection[nn.Module],
         ran: Callable[[nn.Module, object], None],
-        called: Callable[[nn.Module, str, Activation, object], bool],
+        called: Callable[[nn.Module, str, Activation, object], None],
         failures: dict[str, str],
     ) -> None:
         self.compiled = compiled_roots(model)
@@ -54,18 +57,20 @@ class ForwardWatch:
         self._fast_paths = [m for m in model.modules() if isinstance(m, _FAST_PATH)]
         self._model, self._modules, self._lasting_modules = model, modules, lasting
         self._ran, self._called = ran, called
-        self._functions = FunctionWatch(self._function)
+        self._functions = FunctionWatch(self._function, self._failed)
         self._looking = False
         self._learning = False
         self._steps = 0
         self.trace = Trace()
         """The modules of a forward, as the first steps showed it."""
         self._stack: list[nn.Module] = []
-        self._callers: dict[nn.Module, None] = {}
-        self._outside: dict[str, None] = {}
+        self._callers: dict[int, nn.Module] = {}  # by identity: the hash of a metric of torchmetrics changes
+        self._outside: dict[str, str] = {}
         self._why_not = _why_functions_are_not_seen(model, [name for name, _ in self.compiled])
-        self._handles: list[RemovableHandle] = []
-        self._lasting: list[RemovableHandle] = []
+        if not self._why_not and any(not layer.training for layer in _all_fast_paths()):
+            self._why_not = FAST_PATH  # also one of another model, a teacher's say: a function mode is on for all
+        self._handles: _Handles = []
+        self._lasting: _Handles = []
         self._inside = {m for _, root in self.compiled for m in root.modules()}
         if self.compiled:
             reset()
@@ -87,24 +92,29 @@ class ForwardWatch:
             self._functions.stop()
 
     def attach(self, everything: bool = False) -> None:
-        """Attach for one step: to `modules`, or to all of the model where `everything` is asked for."""
+        """Attach for a forward: to `modules`, or to all of the model where `everything` is asked for."""
+        self.detach()
         fast = {m for f in self._fast_paths if not f.training for m in f.modules()}
-        if fast and not self._why_not:
-            self._why_not = "not looked for, because a transformer layer is in evaluation mode"
+        self._why_not = self._why_not or (FAST_PATH if fast else "")
         self._looking = not self._why_not and (self._steps < DISCOVERY or bool(self._callers))
         self._steps += 1
         self._learning = self._looking and self._steps <= DISCOVERY
         modules = dict.fromkeys(self._wanted(everything))
         if self._looking:
-            callers = {**self._callers, **modules} if self._steps > DISCOVERY else self._model.modules()
+            known = [*self._callers.values(), *modules] if self._steps > DISCOVERY else self._model.modules()
+            callers = dict.fromkeys(known)
             enter = _EnterHook(self)
             for module in callers:
                 self._register(module.register_forward_pre_hook, enter, self._handles)
-                modules[module] = None
+            modules |= callers
         leave = _LeaveHook(self)
         for module in modules:
             if module not in self._inside and module not in fast:
                 self._register(module.register_forward_hook, leave, self._handles)
+        guard = _GuardHook(self)
+        for module in self._fast_paths:
+            if module not in self._inside and module not in fast:
+                self._register(module.register_forward_pre_hook, guard, self._handles)
 
     def _wanted(self, everything: bool) -> Iterable[nn.Module]:
         if everything:
@@ -112,34 +122,49 @@ class ForwardWatch:
         return self._modules if self._steps <= DISCOVERY else self._lasting_modules
 
     def detach(self) -> None:
-        """Take off what was attached for the step. Harmless where nothing was."""
-        self.listening = False
-        for handle in self._handles:
+        """Take off what was attached for the forward. Harmless where nothing was."""
+        self._flag.on = False
+        self._functions.forget()
+        for _, handle in self._handles:
             handle.remove()
         self._handles = []
         self._stack = []
-        self._functions.forget()
 
     def release(self) -> None:
         """Take everything off."""
         self.detach()
-        for handle in self._lasting:
+        for _, handle in self._lasting:
             handle.remove()
         self._lasting = []
 
     def unseen(self) -> Mapping[str, str]:
         """Return what cannot be seen, and why."""
         functions = {FUNCTIONS: self._why_not} if self._why_not else {}
-        return functions | {f"{name}()": "called outside of any module's forward" for name in self._outside}
+        return functions | {f"{name}()": why for name, why in self._outside.items()}
 
-    def _register(self, register: Callable[..., RemovableHandle], hook: object, handles: list[RemovableHandle]) -> None:
+    def _register(self, register: Callable[..., RemovableHandle], hook: object, handles: "_Handles") -> None:
+        module = getattr(register, "__self__", None)
         try:
-            handles.append(register(hook))
+            handles.append((module, register(hook)))
         except Exception as error:
-            where = type(getattr(register, "__self__", None)).__name__
+            where = type(module).__name__
             self._failures[f"hook at {where}"] = f"switched off after {type(error).__name__}: {error}"
 
     # What follows is called by hooks: nothing of it may reach the user's forward.
+
+    def guard(self, module: nn.Module) -> None:
+        """Leave a transformer layer that was put into evaluation mode since the step began to its fast path."""
+        if module.training:
+            return
+        try:
+            self._why_not, self._looking = FAST_PATH, False
+            self._functions.stop()
+            inner = set(module.modules())
+            for owner, handle in self._handles:
+                if owner in inner:
+                    handle.remove()
+        except Exception as error:
+            self._failed(error)
 
     def enter(self, module: nn.Module) -> None:
         """See the forward of `module` begin."""
@@ -178,10 +203,16 @@ class ForwardWatch:
         self._functions.paused = True
         try:
             if self._flag.on and _is_forward(output):
-                if not self._stack:
-                    self._outside[name] = None
-                elif self._called(self._stack[-1], name, activation, output):
-                    self._callers[self._stack[-1]] = None
+                caller = self._stack[-1] if self._stack else None
+                if caller is None:
+                    self._outside[name] = "called outside of any module's forward"
+                elif activation_of(caller) is not None:
+                    pass  # it is told of as a module
+                elif isinstance(output, Tensor) and not output.requires_grad:
+                    self._outside.setdefault(name, "called where no gradient passes")
+                else:
+                    self._callers[id(caller)] = caller
+                    self._called(caller, name, activation, output)
         except Exception as error:
             self._failed(error)
         self._functions.paused = False
@@ -217,6 +248,12 @@ class _EnterHook(_Hook):
             self._watch.enter(module)
 
 
+class _GuardHook(_Hook):
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._watch.guard(module)
+
+
 class _LeaveHook(_Hook):
     def __call__(self, module: nn.Module, args: Any, output: object) -> None:
         # The first is a constant while torch.compile traces: the compiled graph then holds nothing of this.
@@ -240,10 +277,19 @@ class _TracedHook(_Hook):
             self._tap.send(output)
 
 
+_Handles = list[tuple[nn.Module | None, RemovableHandle]]
+
+
 def _is_forward(output: object) -> bool:
     # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over is no batch.
     mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
     return not mapped and torch._C._current_graph_task_id() == -1
+
+
+def _all_fast_paths() -> list[nn.Module]:
+    """All transformer layers there are in the process."""
+    # By `type`, because some objects run code of their own when asked for their `__class__`.
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), _FAST_PATH)]
 
 
 def _why_functions_are_not_seen(model: nn.Module, compiled: list[str]) -> str:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, overrides
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 
 from gradscope.activations import ACTIVATIONS, Activation, clipped
 
@@ -44,49 +45,61 @@ class FunctionWatch(TorchFunctionMode):
     It changes nothing of what is computed; a function called inside another torch function is not seen.
     """
 
-    def __init__(self, called: Callable[[str, Activation, object], None]) -> None:
+    def __init__(self, called: Callable[[str, Activation, object], None], failed: Callable[[Exception], None]) -> None:
         super().__init__()
         self.paused = False
-        self._called = called
+        self._called, self._failed = called, failed
         self._on = False
-        self._below: int | None = None
+        self._below: list[object] = []
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Call `func`, and tell of it."""
         output = func(*args, **(kwargs or {}))
-        if not self.paused and (name := FUNCTIONS.get(func)) is not None and not torch.compiler.is_compiling():
-            self._called(name, _activation(name, args[1:], kwargs or {}), output)
+        if not self.paused and not torch.compiler.is_compiling():
+            try:
+                if (name := FUNCTIONS.get(func)) is not None:
+                    self._called(name, _activation(name, args[1:], kwargs or {}), output)
+            except Exception as error:  # must not reach the user
+                self._failed(error)
         return output
 
     def start(self) -> None:
-        """Switch on until `stop`, at the place among the user's modes where it was before. Harmless where it is on."""
-        if not self._on:
-            if self._below is None:
-                self._below = _number_of_modes()
-            above = [_pop_mode() for _ in range(_number_of_modes() - self._below)]
-            for mode in (self, *reversed(above)):
-                _push_mode(mode)
-            self._on = True
+        """Switch on until `stop`, above the modes that were on at the first start. Harmless where it is on."""
+        if self._on:
+            return
+        modes = _pop_all()
+        below = self._below or modes
+        self._below = below = [m for m in modes if m in below or isinstance(m, DeviceContext)]
+        _push_all([*below, self, *(m for m in modes if m not in below)])
+        self._on = True
 
     def stop(self) -> None:
         """Switch off, also from under modes that the user has switched on since. Harmless where it is off."""
         if not self._on:
             return
         self._on = False
-        above: list[object] = []
-        for _ in range(_number_of_modes()):
-            if (mode := _pop_mode()) is self:
-                break
-            above.append(mode)
-        for mode in reversed(above):
-            _push_mode(mode)
+        modes = _pop_all()
+        if self not in modes and self._below:
+            # One of the user's modes below was switched off meanwhile, and took what lay on top for itself.
+            modes = [m for m in modes if m is not self._below[-1]]
+        _push_all([m for m in modes if m is not self])
 
     def forget(self) -> None:
         """Switch off, and at the next `start` take a place above all modes that are on by then."""
         self.stop()
-        self._below = None
+        self._below = []
+
+
+def _pop_all() -> list[object]:
+    """Switch off all modes; returns them, the lowest first."""
+    return [_pop_mode() for _ in range(_number_of_modes())][::-1]
+
+
+def _push_all(modes: Iterable[object]) -> None:
+    for mode in modes:
+        _push_mode(mode)
 
 
 def _activation(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Activation:

@@ -73,7 +73,6 @@ class LayerTable:
         self.names = {module: _plain(path) for path, module in model.named_modules()}
         """The name of each module, the first of several."""
         self._watch = watch
-        self._activation_modules: set[nn.Module] = set()
         self._rows_of_module: dict[nn.Module, list[int]] = {}
         self._rows_of_function: dict[tuple[nn.Module, str], list[int]] = {}
         self._calls: dict[object, int] = {}
@@ -83,8 +82,6 @@ class LayerTable:
         self._settled = (0, 0)
         for name, module, activation in _candidates(model):
             self.candidates[name] = activation is not None
-            if activation is not None:
-                self._activation_modules.add(module)
             row = self._add(name, module, activation) if watch(name) else -1
             for parameter in module.parameters(recurse=False):
                 self._row_of_parameter.setdefault(id(parameter), row)
@@ -121,10 +118,6 @@ class LayerTable:
         if row not in self._executed:
             self._executed[row] = len(self._executed)
         return row
-
-    def is_activation(self, module: nn.Module) -> bool:
-        """Say whether `module` is an activation, watched or not."""
-        return module in self._activation_modules
 
     def row_of_function(self, caller: nn.Module, function: str, activation: Activation) -> int | None:
         """Note that `caller` called `function`, and return the row of this call, named after both: ``block1.relu``.
@@ -215,7 +208,7 @@ class LayerTable:
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Activation | None]]:
     for path, module in model.named_modules():
-        activation = _activation(module)
+        activation = activation_of(module)
         if activation is not None or next(module.parameters(recurse=False), None) is not None:
             yield _plain(path) or ROOT, module, activation
 
@@ -224,7 +217,8 @@ def _plain(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
-def _activation(module: nn.Module) -> Activation | None:
+def activation_of(module: nn.Module) -> Activation | None:
+    """Return what activation `module` is: None where it is none."""
     activation = classify(c.__name__ for c in type(module).__mro__)
     if not isinstance(module, nn.Hardtanh) or isinstance(module, nn.ReLU6):
         return activation

@@ -37,16 +37,12 @@ class Trace:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.saves_elsewhere = False
-        """Whether what is saved for the backward is kept elsewhere or computed again: looking at it would disturb."""
         self._open: list[tuple[nn.Module, int]] = []
         self._ended: list[Call] = []
 
     def enter(self, module: nn.Module) -> None:
         """Note that the forward of `module` begins."""
         self._open.append((module, _running_number()))
-        if _top_hooks is None or _top_hooks(False) is not None:
-            self.saves_elsewhere = True  # also where torch does not tell
 
     def leave(self, module: nn.Module, output: object) -> None:
         """Note that it ends."""
@@ -120,13 +116,59 @@ def first_bad(loss: Tensor) -> Suspect | None:
     """
     if loss.grad_fn is None:
         return None
+    saved = _Saved()
     for node in sorted(_nodes(loss.grad_fn), key=_number):
-        inputs_bad, output_bad = _saved_badness(node)
-        if inputs_bad:
-            return _culprit_before(node)
-        if output_bad:
+        if saved.has_bad_input(node):
+            return _culprit_before(node, saved)
+        if saved.result_is_good(node) is False:
             return Suspect(node)
     return Suspect(loss.grad_fn)
+
+
+class _Saved:
+    """What autograd saved at each operation: whether it is good. Each value is looked at once.
+
+    A value that is kept elsewhere, or computed again when it is asked for, as checkpointing does, is not known.
+    """
+
+    def __init__(self) -> None:
+        self._bad: dict[Any, dict[str, bool]] = {}
+
+    def has_bad_input(self, node: Any) -> bool:
+        """Say whether a NaN or an infinity is known to be among the inputs of `node`."""
+        return any(bad for name, bad in self._of(node).items() if not name.startswith(_RESULTS))
+
+    def result_is_good(self, node: Any) -> bool | None:
+        """Say whether the result of `node` is all finite: None where it is not known."""
+        results = [bad for name, bad in self._of(node).items() if name.startswith(_RESULTS)]
+        return not any(results) if results else None
+
+    def _of(self, node: Any) -> dict[str, bool]:
+        if node not in self._bad:
+            self._bad[node] = {}
+            for name in dir(node):
+                if name.startswith(_RAW) and "mask" not in name:  # a mask of -inf is as it should be
+                    value = _peek(getattr(node, name))
+                    if value is not None:
+                        self._bad[node][name.removeprefix(_RAW)] = is_bad(value)
+        return self._bad[node]
+
+
+def _peek(saved: object) -> Tensor | None:
+    """The saved tensor itself, without the hooks that may stand between it and whoever asks; None where some do."""
+    seen: list[Tensor] = []
+
+    def look(tensor: Tensor) -> Tensor:
+        seen.append(tensor.detach())
+        return tensor
+
+    if not isinstance(saved, _SAVED_TENSOR):
+        return None
+    try:
+        saved.register_hooks(look, lambda tensor: tensor)
+    except RuntimeError:  # there are hooks already, or nothing was saved
+        return None
+    return seen[0] if seen else None
 
 
 def parameters_of(node: Any) -> list[Tensor]:
@@ -176,32 +218,33 @@ def tensors_in(output: object) -> Iterator[Tensor]:
 
 
 class OutputWatch:
-    """Sums up what each module gives out, one number an output, to be looked at when the step is over."""
+    """Reduces what each module gives out to one number an output, to be looked at when the step is over."""
 
     def __init__(self, table: LayerTable) -> None:
         self._table = table
         self._names: list[str] = []
-        self._sums: list[Tensor] = []
+        self._marks: list[Tensor] = []
 
     def see(self, module: nn.Module, output: object) -> None:
-        """Reduce `output`: the sum of what holds a NaN or an infinity is none either."""
+        """Mark `output`: with zero, or with NaN where it holds a NaN or an infinity."""
         for t in tensors_in(output):
-            if t.is_floating_point() and t.layout is torch.strided:
+            if t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not _is_mapped(t):
                 self._names.append(self._table.names.get(module, ""))
-                self._sums.append(t.detach().sum(dtype=torch.float32))
+                self._marks.append(t.detach().mul(0).sum(dtype=torch.float32))  # a sum alone may overflow
 
     def finish(self) -> tuple[list[str], list[Tensor]]:
-        """Return the names of the modules in order of their calls, and their sums on the device; begin anew."""
-        names, sums = self._names, self._sums
-        self._names, self._sums = [], []
-        return names, sums
+        """Return the names of the modules in order of their calls, and the marks on their devices; begin anew."""
+        names, marks = self._names, self._marks
+        self._names, self._marks = [], []
+        return names, marks
 
+
+_is_mapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
 
 _LEAF = 2**64 - 1
 """The number of a node that accumulates a gradient: it has no place in the order."""
 
 _running_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
-_top_hooks: Callable[[bool], object] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def _number(node: Any) -> int:
@@ -219,33 +262,19 @@ def _nodes(root: Any) -> list[Any]:
     return list(seen)
 
 
-def _saved_badness(node: Any) -> tuple[bool, bool]:
-    """Whether among what `node` saved there is a bad input, and a bad result."""
-    bad = [name for name, t in _saved(node) if is_bad(t)]
-    results = [name for name in bad if name.startswith(_RESULTS)]
-    return len(bad) > len(results), bool(results)
-
-
-def _saved(node: Any) -> Iterator[tuple[str, Tensor]]:
-    for name in dir(node):
-        if name.startswith("_saved_") and "mask" not in name:  # a mask of -inf is as it should be
-            value = getattr(node, name)
-            if isinstance(value, Tensor):
-                yield name, value
-
-
-def _culprit_before(node: Any) -> Suspect:
+def _culprit_before(node: Any, saved: _Saved) -> Suspect:
     """What gave `node` its bad input: a predecessor whose result is not known to be good.
 
     The latest that can make an infinity of good numbers (a log, a quotient, a power); else the latest of any kind.
     Where only inputs without a gradient are left, it was born before `node`, out of autograd's sight.
     """
-    waiting: list[Any] = [node]
+    waiting, seen = [node], {node}
     doubtful: list[Any] = []
     while waiting:
         for parent, _ in waiting.pop().next_functions:
-            if parent is None or _number(parent) == _LEAF or _is_known_to_be_good(parent) or parent in doubtful:
+            if parent is None or parent in seen or _number(parent) == _LEAF or saved.result_is_good(parent):
                 continue
+            seen.add(parent)
             if operation(parent) in _PASSES_ON | _COMBINES:
                 waiting.append(parent)
             if operation(parent) not in _PASSES_ON:
@@ -254,12 +283,9 @@ def _culprit_before(node: Any) -> Suspect:
     return Suspect(max(able, key=_number)) if able else Suspect(node, before=True)
 
 
-def _is_known_to_be_good(node: Any) -> bool:
-    results = [t for name, t in _saved(node) if name.startswith(_RESULTS)]
-    return bool(results) and not any(map(is_bad, results))
-
-
-_RESULTS = ("_saved_result", "_saved_output", "_saved_out")
+_RAW = "_raw_saved_"
+_SAVED_TENSOR: Any = torch._C._autograd.SavedTensor
+_RESULTS = ("result", "output", "out")
 
 _PASSES_ON = {
     "alias", "cat", "clone", "expand", "permute", "reshapealias", "select", "slice", "split", "squeeze", "stack", "t",

@@ -1,8 +1,9 @@
 """Attaches probes to a model for the length of one step, and turns what they measured into a record."""
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -15,11 +16,22 @@ from torch.utils.hooks import RemovableHandle
 
 from gradscope.activations import Activation
 from gradscope.forward import ForwardWatch
-from gradscope.layers import LayerTable
+from gradscope.layers import LayerTable, activation_of
 from gradscope.probes import PROBES, Probe
 from gradscope.probes.probe import Measured, Parameters, Pending, Step
 from gradscope.provenance import OutputWatch
-from gradscope.records import LOSS, NONFINITE_LOSS, Coverage, Floats, Layer, Metric, Origin, Record
+from gradscope.records import (
+    LOSS,
+    NONFINITE_LOSS,
+    SKIPPED,
+    TOTAL_NORM,
+    Coverage,
+    Floats,
+    Layer,
+    Metric,
+    Origin,
+    Record,
+)
 from gradscope.scaling import LossScale
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
@@ -52,7 +64,7 @@ class Recorder:
         """What switched itself off, a probe or a probe at one layer, and the error that made it."""
         self.stepped = False
         """Whether an optimizer has stepped, or tried to, since `begin`."""
-        lasting = [m for m in self.table.modules if self.table.is_activation(m)]
+        lasting = [m for m in self.table.modules if activation_of(m) is not None]
         self.forward = ForwardWatch(model, self.table.modules, lasting, self._see, self._see_function, self.failures)
         self._probes: dict[str, Probe] = {type(p).__name__: p for p in probes}
         self._observers = [(n, p) for n, p in self._probes.items() if type(p).observe is not Probe.observe]
@@ -71,6 +83,7 @@ class Recorder:
         self._seconds = 0.0
         self.origin: Origin | None = None
         """The module that first gave out a NaN or an infinity in a step that was watched in full."""
+        self._suspect: str | None = None
 
     @property
     def listening(self) -> bool:
@@ -103,9 +116,7 @@ class Recorder:
         self._untouched = untouched
         self._announced.clear()
         self._losses = []
-        with self._shielded("forward hooks"):
-            self._outputs = OutputWatch(self.table) if everything else None
-            self.forward.attach(everything)
+        self._outputs = OutputWatch(self.table) if everything else None
         for optimizer in optimizers:
             with self._shielded(f"hook at {type(optimizer).__name__}"):
                 self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
@@ -117,7 +128,13 @@ class Recorder:
         self.table.restart_calls()
         self._producer = None
         self._tell_probes(lambda probe: probe.begin_batch())
+        with self._shielded("forward hooks"):
+            self.forward.attach(self._outputs is not None)
         self.listening = True
+
+    def end_forward(self) -> None:
+        """Take the hooks off the model: this micro-batch has no further forward that counts."""
+        self.forward.detach()
 
     def after_backward(self) -> None:
         """Measure what a backward of manual optimization left, before the user clips it."""
@@ -136,17 +153,17 @@ class Recorder:
         """Stop listening; `loss` is that of the micro-batch, of one element, or None where there was none."""
         self.listening = False
         if loss is not None:
-            self._losses.append(loss.detach().reshape(()))
+            self._losses.append(loss.detach().reshape(()).clone())  # the user may write on into it
 
     def end(self, step: int) -> None:
         """Detach, and send off the copy of what was measured in `step`."""
         self.detach()
         pending = self._tell_probes(lambda probe: probe.finish(len(self.table.rows)))
-        loss = [torch.stack(self._losses).mean()] if self._losses else []
-        parts = [*pending, ("loss", Pending(loss, _loss))]
-        if self._outputs is not None:
-            parts.append(("outputs", self._finish_outputs(self._outputs, step)))
         with self._shielded("transfer"):
+            loss = [torch.stack(self._losses).mean()] if self._losses else []
+            parts = [*pending, ("loss", Pending(loss, _loss))]
+            if self._outputs is not None:
+                parts.append(("outputs", self._finish_outputs(self._outputs)))
             transfer = Transfer([t for _, part in parts for t in part.tensors])
             self._in_flight.append(_InFlight(step, time.time(), *self.table.order(), parts, transfer))
 
@@ -210,13 +227,10 @@ class Recorder:
         elif self.table.rows[row].kind != "parameters":
             self._producer = module  # what any other module does with the units is not known
 
-    def _see_function(self, caller: nn.Module, name: str, activation: Activation, output: object) -> bool:
-        if self.table.is_activation(caller):
-            return False
+    def _see_function(self, caller: nn.Module, name: str, activation: Activation, output: object) -> None:
         row = self.table.row_of_function(caller, name, activation)
         if row is not None:
             self._observe(row, activation, output)
-        return True
 
     def _observe(self, row: int, activation: Activation, output: object) -> None:
         if not isinstance(output, Tensor) or not output.is_floating_point():
@@ -255,16 +269,15 @@ class Recorder:
         self._tell_probes(lambda probe: probe.after_optimizer_step(step))
         self._seconds += time.perf_counter() - start
 
-    def _finish_outputs(self, outputs: OutputWatch, step: int) -> Pending:
-        names, sums = outputs.finish()
+    def _finish_outputs(self, outputs: OutputWatch) -> Pending:
+        names, marks = outputs.finish()
 
         def resolve(copy: Floats) -> Measured:
             bad = np.flatnonzero(~np.isfinite(copy))
-            if self.origin is None and len(bad):
-                self.origin = Origin(step, names[bad[0]], "forward")
+            self._suspect = names[bad[0]] if len(bad) else None
             return Measured({})
 
-        return Pending([torch.stack(sums)] if sums else [], resolve)
+        return Pending(marks, resolve)
 
     def step_of(self, optimizer: Optimizer) -> Step:
         """Return the moment before the step of `optimizer`."""
@@ -311,18 +324,16 @@ class Recorder:
     def _record(self, flight: "_InFlight") -> Record:
         measured = []
         rest = flight.transfer.numpy()
+        self._suspect = None
         for name, part in flight.parts:
             size = sum(t.numel() for t in part.tensors)
             with self._shielded(name):
                 measured.append(part.resolve(rest[:size]))
             rest = rest[size:]
-        return Record(
-            step=flight.step,
-            wall_time=flight.wall_time,
-            layers=flight.layers,
-            metrics=_merged(measured, flight.order),
-            globals={name: value for m in measured for name, value in m.globals.items()},
-        )
+        totals = {name: value for m in measured for name, value in m.globals.items()}
+        if self.origin is None and self._suspect is not None and _went_wrong(totals):
+            self.origin = Origin(flight.step, self._suspect, "forward")
+        return Record(flight.step, flight.wall_time, flight.layers, _merged(measured, flight.order), totals)
 
 
 class _InFlight(NamedTuple):
@@ -334,6 +345,12 @@ class _InFlight(NamedTuple):
     layers: tuple[Layer, ...]
     parts: list[tuple[str, Pending]]
     transfer: Transfer
+
+
+def _went_wrong(totals: Mapping[str, float]) -> bool:
+    """Say whether a NaN or an infinity reached the loss or a gradient, and no GradScaler skipped the step."""
+    bad = totals.get(NONFINITE_LOSS, 0) == 1 or not math.isfinite(totals.get(TOTAL_NORM, 0))
+    return bad and totals.get(SKIPPED, 0) != 1
 
 
 def _loss(copy: Floats) -> Measured:

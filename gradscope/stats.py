@@ -33,7 +33,7 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     survive; a norm above 3.4e38 is inf.
     """
     if not tensors:
-        return torch.zeros(0)
+        return torch.zeros(0, dtype=torch.float32, device="cpu")
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     if all(t.device.type == "cpu" for t in dense):
         return _norms_on_cpu(dense)
@@ -127,8 +127,8 @@ def _norms_on_cpu(tensors: Sequence[Tensor]) -> Tensor:
     norms = [_norms_alike([tensors[i] for i in group]) for group in alike.values()]
     if len(norms) == 1:
         return norms[0]
-    order = torch.tensor([i for group in alike.values() for i in group])
-    return torch.empty(len(tensors)).index_copy_(0, order, torch.cat(norms))
+    order = torch.tensor([i for group in alike.values() for i in group], device="cpu")
+    return torch.empty(len(tensors), dtype=torch.float32, device="cpu").index_copy_(0, order, torch.cat(norms))
 
 
 def _norms_alike(tensors: list[Tensor]) -> Tensor:

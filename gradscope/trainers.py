@@ -19,10 +19,15 @@ def gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, sc
     callbacks = [c for c in trainer.callbacks if c is not scope]  # type: ignore[attr-defined]
     return (
         module.automatic_optimization
-        and all(getattr(type(module), hook) is getattr(pl.LightningModule, hook) for hook in hooks)
-        and all(type(c).on_before_optimizer_step is pl.Callback.on_before_optimizer_step for c in callbacks)
-        and not any(optimizer._optimizer_step_pre_hooks for optimizer in trainer.optimizers)
+        and not any(_overrides(module, pl.LightningModule, hook) for hook in hooks)
+        and not any(_overrides(callback, pl.Callback, "on_before_optimizer_step") for callback in callbacks)
+        # An optimizer that knows no hooks is not torch's.
+        and not any(getattr(optimizer, "_optimizer_step_pre_hooks", True) for optimizer in trainer.optimizers)
     )
+
+
+def _overrides(thing: object, base: type, method: str) -> bool:
+    return method in vars(thing) or getattr(type(thing), method) is not getattr(base, method)
 
 
 def logged_step(trainer: pl.Trainer) -> int:

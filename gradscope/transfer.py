@@ -17,10 +17,14 @@ class Transfer:
     def __init__(self, tensors: list[Tensor]) -> None:
         some = [t.detach().reshape(-1) for t in tensors if t.numel()]
         device = next((t.device for t in some if t.device.type != "cpu"), torch.device("cpu"))
-        joined = torch.cat([t.to(device, torch.float32, non_blocking=True) for t in some]) if some else torch.zeros(0)
+        joined = (
+            torch.cat([t.to(device, torch.float32, non_blocking=True) for t in some])
+            if some
+            else torch.zeros(0, dtype=torch.float32, device="cpu")
+        )
         self._arrived: torch.cuda.Event | None = None
         if device.type == "cuda":
-            self._host = torch.empty(joined.shape, dtype=torch.float32, pin_memory=True)
+            self._host = torch.empty(joined.shape, dtype=torch.float32, device="cpu", pin_memory=True)
             self._host.copy_(joined, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for events
             self._arrived.record(torch.cuda.current_stream(device))

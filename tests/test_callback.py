@@ -101,7 +101,7 @@ class Spy(pl.Callback):
         self.hooks: list[int] = []
         self.copies: list[nn.Module] = []
 
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         self.copies.append(pickle.loads(pickle.dumps(pl_module.net)))
         self.copies.append(copy.deepcopy(pl_module.net))  # type: ignore[arg-type]
         buffer = io.BytesIO()
@@ -543,3 +543,49 @@ def test_a_pattern_leaves_the_totals_whole() -> None:
     assert [layer.name for layer in some.layers] == ["net.4"]
     np.testing.assert_array_equal(some.series("total_norm"), every.series("total_norm"))
     np.testing.assert_array_equal(some.metric("grad_norm")[:, 0], every.metric("grad_norm")[:, 4])
+
+
+def test_overrides_on_the_instance_count_as_code_of_the_users() -> None:
+    model = Classifier(mlp())
+
+    def halve(optimizer: Any) -> None:
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.data.mul_(0.5)
+
+    model.on_before_optimizer_step = halve  # type: ignore[method-assign]
+    run = fitted(model, GradScope(every_n_steps=1, summary=False)).run
+    np.testing.assert_allclose(run.series("clip_coefficient"), 0.5, rtol=1e-6)
+
+
+def test_another_default_dtype_changes_nothing() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        scope = GradScope(every_n_steps=1, summary=False)
+        batches = Batches()
+        batches.batches = [(x.double(), y) for x, y in batches.batches]
+        trainer(scope).fit(Classifier(mlp()), batches)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert scope.run.coverage.unseen == {}
+    assert np.isfinite(scope.run.metric("grad_norm")[:, scope.run.rows("linear")]).all()
+
+
+def test_an_optimizer_that_is_none_of_torchs_costs_its_own_measurements_alone() -> None:
+    class Foreign:
+        """What Lightning takes for an optimizer."""
+
+        def __init__(self, parameters: Any, lr: float) -> None:
+            self.inner = torch.optim.SGD(parameters, lr=lr)
+            self.param_groups, self.state, self.defaults = (
+                self.inner.param_groups,
+                self.inner.state,
+                self.inner.defaults,
+            )
+            self.step, self.zero_grad = self.inner.step, self.inner.zero_grad
+            self.state_dict, self.load_state_dict = self.inner.state_dict, self.inner.load_state_dict
+
+    scope = fitted(Classifier(mlp(), optimizer=Foreign), GradScope(every_n_steps=1, summary=False))
+    assert list(scope.run.coverage.unseen) == ["hook at Foreign"]
+    assert len(scope.run.steps) == 6
+    assert np.isfinite(scope.run.metric("grad_norm")[:, scope.run.rows("linear")]).all()

@@ -1,10 +1,13 @@
 """What is heard of a forward: modules, activations called as functions, and what must not be touched."""
 
+import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -177,7 +180,7 @@ def test_modes_of_the_user_are_left_in_place() -> None:
 def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> None:
     encoder = nn.TransformerEncoderLayer(20, 2, 16, batch_first=True)
     net = nn.Sequential(nn.Linear(20, 20), encoder)
-    watch = ForwardWatch(net, list(net.modules()), [], lambda m, o: None, lambda *_: True, {})
+    watch = ForwardWatch(net, list(net.modules()), [], lambda m, o: None, lambda *_: None, {})
     watch.attach()
     assert any(m._forward_hooks for m in encoder.modules())
     watch.detach()
@@ -192,7 +195,7 @@ def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> No
 
 def test_later_steps_hook_activations_alone() -> None:
     net = mlp()
-    watch = ForwardWatch(net, list(net), [net[1], net[3]], lambda m, o: None, lambda *_: True, {})
+    watch = ForwardWatch(net, list(net), [net[1], net[3]], lambda m, o: None, lambda *_: None, {})
     for _ in range(DISCOVERY):
         watch.attach()
         assert all(m._forward_hooks for m in net)
@@ -203,6 +206,7 @@ def test_later_steps_hook_activations_alone() -> None:
     watch.detach()
     watch.attach(everything=True)
     assert all(m._forward_hooks for m in net.modules())
+    watch.detach()
 
 
 def fail(*_: Any, **__: Any) -> Any:
@@ -242,3 +246,102 @@ def test_what_fails_in_every_step_leaves_the_records_alone(broken: str, monkeypa
     scope = recorded(mlp(), 12)
     assert len(scope.run.steps) == 12
     assert scope.run.coverage.unseen == {"every step": "no longer looked at after RuntimeError: broken on purpose"}
+
+
+class WithTeacher(Classifier):
+    """A transformer in evaluation mode that the Trainer knows nothing of."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(16, 4))
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.hidden = [nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()]
+
+    def teach(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.as_tensor(self.hidden[0](x))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x = self.teach(batch[0][:, :16].reshape(4, 4, 16))
+        return F.cross_entropy(self.net(x.reshape(16, 16)), batch[1])
+
+
+class WithPart(WithTeacher):
+    """The same as a part of the model, in evaluation mode for its forward alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = self.hidden.pop().train()
+
+    def teach(self, x: Tensor) -> Tensor:
+        self.part.eval()
+        with torch.no_grad():
+            y = torch.as_tensor(self.part(x))
+        self.part.train()
+        return y
+
+
+@pytest.mark.parametrize("kind", [WithTeacher, WithPart])
+def test_a_transformer_that_is_only_evaluated_gives_the_same_bits(kind: type[WithTeacher]) -> None:
+    weights = []
+    for callbacks in ([GradScope(every_n_steps=1, summary=False)], []):
+        torch.manual_seed(3)
+        model = kind()
+        trainer(*callbacks).fit(model, Batches(number=4))
+        weights.append(model.net.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    model = None  # type: ignore[assignment]
+    gc.collect()  # a transformer in evaluation mode would be minded in the tests that follow
+
+
+class Mode(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_users_mode_that_opens_before_and_closes_within_is_gone_after_the_fit() -> None:
+    class Opens(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            self.mode = Mode()
+            self.mode.__enter__()  # type: ignore[no-untyped-call]
+
+        def on_before_zero_grad(self, *_: Any) -> None:
+            self.mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    scope = GradScope(every_n_steps=1, summary=False)
+    trainer(Opens(), scope).fit(Classifier(mlp()), Batches(number=4))
+    assert torch._C._len_torch_function_stack() == 0
+    assert len(scope.run.steps) == 4
+
+
+def test_a_default_device_stays_at_the_bottom_where_torch_wants_it() -> None:
+    class ByHand(Classifier):
+        def __init__(self) -> None:
+            super().__init__(mlp())
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            torch.set_default_device("cpu")
+            try:
+                optimizer: Any = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(F.cross_entropy(self.net(batch[0]), batch[1]))
+                optimizer.step()
+            finally:
+                torch.set_default_device(None)
+
+    scope = GradScope(every_n_steps=1, summary=False)
+    trainer(scope).fit(ByHand(), Batches(number=4))
+    assert torch._C._len_torch_function_stack() == 0
+    assert scope.run.coverage.unseen == {}
+
+
+def test_an_operation_that_cannot_be_hashed_is_none_of_ours() -> None:
+    @dataclass
+    class Operation:
+        def __call__(self, x: Tensor) -> Any:
+            if torch.overrides.has_torch_function_unary(x):
+                return torch.overrides.handle_torch_function(self, (x,), x)
+            return x * 2
+
+    scope = recorded(nn.Sequential(Block(Operation()), nn.Linear(16, 4)), 2)
+    assert scope.run.coverage.unseen["forward hooks"].startswith("failed with TypeError: unhashable")

@@ -170,7 +170,82 @@ def test_the_output_watch_names_modules_in_order() -> None:
     packed = pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
     watch.see(net[0], {"a": (torch.ones(3), [{"b": torch.tensor([1.0, np.nan])}]), "c": 7})
     watch.see(net[1], packed)
-    names, sums = watch.finish()
+    names, marks = watch.finish()
     assert names == ["0", "0", "1"]
-    assert [s.item() for s in sums] == pytest.approx([3, np.nan, 10], nan_ok=True)
+    assert [mark.item() for mark in marks] == pytest.approx([0, np.nan, 0], nan_ok=True)
     assert list(tensors_in(None)) == []
+
+
+def test_a_mask_that_does_no_harm_is_no_origin() -> None:
+    class Mask(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = x[:, :16].view(-1, 4, 4)
+            masked = scores.masked_fill(torch.eye(4).bool(), torch.finfo(x.dtype).min)
+            return torch.cat([masked.softmax(-1).flatten(1), x], 1)
+
+    class Alarming(Classifier):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            return loss * (100 if batch_idx == 7 else 1)
+
+    scope = GradScope(summary=False)
+    trainer(scope).fit(
+        Alarming(nn.Sequential(nn.Linear(20, 20), Mask(), nn.Linear(36, 4)), lr=1e-6), Batches(number=14)
+    )
+    assert 8 in scope.run.steps, "the alarm had a step watched in full"
+    assert scope.run.origin is None
+    assert not [f for f in scope.findings if f.code == "non_finite"]
+
+
+def test_an_output_on_another_device_switches_nothing_off() -> None:
+    class Meta(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().to("meta")
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.meta, self.body = Meta(), mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.meta(x)
+            return torch.as_tensor(self.body(x))
+
+    origin, scope = born(Odd(), outlier(7, np.nan))
+    assert origin == Origin(7, "", "batch")
+    assert "GradScope" not in scope.run.coverage.unseen
+
+
+def test_hooks_on_what_is_saved_are_not_run_to_look_at_it() -> None:
+    unpacked: list[int] = []
+
+    def unpack(packed: Tensor) -> Tensor:
+        unpacked.append(1)
+        return packed
+
+    class Saves(Classifier):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+                scale = self.net.get_parameter("0.weight").sum().exp()
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            return (loss * scale * 0 - 1).log() if batch_idx == 5 else loss * scale
+
+    counts = []
+    for callbacks in ([GradScope(summary=False)], []):
+        torch.manual_seed(3)
+        unpacked.clear()
+        trainer(*callbacks).fit(Saves(mlp(), lr=1e-4), Batches(number=8))
+        counts.append(len(unpacked))
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_large_graph_is_searched_in_linear_time() -> None:
+    x = torch.ones(2, 16, requires_grad=True) * 1
+    x = x + float("nan")
+    for _ in range(200):
+        x = torch.cat([x[:, 8:], x[:, :8]], 1)
+    suspect = first_bad(x.log().sum())
+    assert suspect is not None
+    assert operation(suspect.node) == "add"

@@ -67,7 +67,7 @@ class LivenessProbe(Probe):
             return Measured(dict(zip((m.name for m in self._metrics), fractions, strict=True)))
 
         if not rows:
-            return Pending([torch.zeros(0)], resolve)
+            return Pending([], lambda copy: resolve(np.empty(0, dtype=np.float32)))
         return Pending([self._units.running_counts(rows, self._any(rows, revived), self._window)], resolve)
 
     def _any(self, rows: tuple[int, ...], masks: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
@@ -92,8 +92,8 @@ class _Units:
         self._others: dict[int, Tensor] = {}
         self._rows: tuple[int, ...] = ()
         self._widths: list[int] = []
-        self._silent = torch.zeros(0)
-        self._ends = torch.zeros(0, dtype=torch.int64)
+        self._silent = torch.zeros(0, dtype=torch.float32, device="cpu")
+        self._ends = torch.zeros(0, dtype=torch.int64, device="cpu")
 
     def pass_batch(self, batch: dict[int, Tensor], window: int) -> Tensor:
         """Let a batch pass, row → peaks. Returns which units of these rows it revived: bool[units]."""
