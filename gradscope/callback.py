@@ -121,7 +121,6 @@ class GradScope(pl.Callback):
         self._micro_batches = 0
         self._off = ""
         self._warned = False
-        self._untouched = False
         self._columns: tuple[Metric, ...] = ()
         self._unseen: dict[str, str] = {}
         self._measured: Mapping[str, int] = {}
@@ -174,7 +173,6 @@ class GradScope(pl.Callback):
         self._cadence.alone = trainer.world_size == 1
         if trainer.world_size > 1:
             self._unseen["other ranks"] = "activations are those of rank zero; gradients are merged by the strategy"
-        self._untouched = gradients_are_left_alone(trainer, pl_module, self)
 
     @_shielded
     def on_train_batch_start(
@@ -191,7 +189,8 @@ class GradScope(pl.Callback):
         elif not self._off and self._cadence.due(logged_step(trainer)):
             self._recording, self._micro_batches = True, 0
             everything = self._cadence.alarmed() or pl_module.device.type != "cpu"
-            self._recorder.begin(trainer.optimizers, self._untouched, everything)
+            untouched = gradients_are_left_alone(trainer, pl_module, self)
+            self._recorder.begin(trainer.optimizers, untouched, everything)
         self._step_is_recorded = self._recording
 
     @_shielded
@@ -241,6 +240,14 @@ class GradScope(pl.Callback):
         while (record := self._recorder.poll()) is not None:
             self._keep(trainer, record)
         self._step_ended = time.perf_counter()
+
+    @_shielded
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not listen, also where the model refused the batch that had begun."""
+        if self._recorder is not None:
+            self._recorder.end_forward()
+
+    on_train_epoch_end = on_validation_start
 
     @_shielded
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

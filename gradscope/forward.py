@@ -116,10 +116,19 @@ class ForwardWatch:
             if module not in self._inside and module not in fast:
                 self._register(module.register_forward_pre_hook, guard, self._handles)
 
+    @property
+    def learning(self) -> bool:
+        """Whether all of `modules` are heard, not the lasting ones alone."""
+        return self._steps <= DISCOVERY
+
+    def learn_again(self) -> None:
+        """Hear all of `modules` once more, and look for functions: the model does what it has not done before."""
+        self._steps = 0
+
     def _wanted(self, everything: bool) -> Iterable[nn.Module]:
         if everything:
             return self._model.modules()
-        return self._modules if self._steps <= DISCOVERY else self._lasting_modules
+        return self._modules if self.learning else self._lasting_modules
 
     def detach(self) -> None:
         """Take off what was attached for the forward. Harmless where nothing was."""

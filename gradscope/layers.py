@@ -68,6 +68,8 @@ class LayerTable:
         self.activations: dict[int, Activation] = {}
         """What the activation in a row is."""
         self._row_of_parameter: dict[int, int] = {}
+        self._owners: list[tuple[nn.Module, int]] = []
+        """All layers of the model, and their rows: -1 for one that is not watched."""
         self._containers: dict[int, str] = {}
         """Rows of modules with modules inside, and what the names of those begin with."""
         self.names = {module: _plain(path) for path, module in model.named_modules()}
@@ -83,6 +85,13 @@ class LayerTable:
         for name, module, activation in _candidates(model):
             self.candidates[name] = activation is not None
             row = self._add(name, module, activation) if watch(name) else -1
+            self._owners.append((module, row))
+        self.find_parameters()
+
+    def find_parameters(self) -> None:
+        """Look up anew which layer owns which parameter; to be called when there are others than before."""
+        self._row_of_parameter = {}
+        for module, row in self._owners:
             for parameter in module.parameters(recurse=False):
                 self._row_of_parameter.setdefault(id(parameter), row)
 
@@ -174,6 +183,10 @@ class LayerTable:
                 "found no activation modules, so only gradients and weights are measured; activations called as "
                 f"functions: {why_no_functions}."
             )
+
+    def newcomers(self, model: nn.Module) -> list[str]:
+        """Return the names of layers that `model` has and had not when the table was made."""
+        return [name for name, module, _ in _candidates(model) if module not in self.names]
 
     def never_ran(self) -> list[int]:
         """Return the rows whose module was never called."""

@@ -59,6 +59,7 @@ class Recorder:
         scale: LossScale | None = None,
     ) -> None:
         self.table = LayerTable(model, watch)
+        self._model = model
         self.columns = _columns(probes := [probe(thresholds, exact) for probe in PROBES])
         self.failures: dict[str, str] = {}
         """What switched itself off, a probe or a probe at one layer, and the error that made it."""
@@ -75,7 +76,7 @@ class Recorder:
         self._handles: list[RemovableHandle] = []
         self._losses: list[Tensor] = []
         self._producer: nn.Module | None = None
-        self._producers: dict[int, nn.Module] = {}
+        self._producers: dict[int, nn.Module | None] = {}
         """What was seen to feed the activation in each row, for steps in which only activations are looked at."""
         self._in_flight: list[_InFlight] = []
         self._announced: set[Optimizer] = set()
@@ -206,12 +207,15 @@ class Recorder:
             "activation modules": len({r for r in self.table.activations if r not in silent} - self.table.functions),
             "activation functions": len(self.table.functions),
         }
-        unseen = {**never, **idle, **self.forward.unseen(), **self.failures}
+        new = dict.fromkeys(self.table.newcomers(self._model), "came into the model after the fit began")
+        unseen = {**never, **idle, **new, **self.forward.unseen(), **self.failures}
         return Coverage(unseen, measured)
 
     def _rows_in_no_optimizer(self) -> set[int]:
         owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
-        parameters = [p for module in self.table.modules for p in module.parameters(recurse=False)]
+        present = set(self._model.modules())
+        modules = [module for module in self.table.modules if module in present]
+        parameters = [p for module in modules for p in module.parameters(recurse=False)]
         return {self.table.row_of_parameter(p) for p in parameters if owned and p.requires_grad and id(p) not in owned}
 
     # What follows runs inside hooks and copies.
@@ -241,8 +245,12 @@ class Recorder:
         if not output.numel():
             return
         output = output.detach()
-        if self._producer is not None:
+        if self.forward.learning:
             self._producers[row] = self._producer
+        elif row not in self._producers:
+            self.forward.learn_again()  # what feeds it has no hook now
+            if output.dim() > 2:
+                return  # and which of its dimensions counts units is not known: it is measured from the next record on
         producer = self._producers.get(row)
         for probe_name, probe in self._observers:
             if self.failures and (probe_name in self.failures or self._slot(probe_name, row) in self.failures):
@@ -297,6 +305,7 @@ class Recorder:
         identities = [id(p) for p in parameters]
         known, owned = self._parameters.get(number, ([], None))
         if owned is None or known != identities:
+            self.table.find_parameters()
             rows = np.array([self.table.row_of_parameter(p) for p in parameters], dtype=np.int64)
             owned = Parameters(tuple(parameters), rows)
             self._parameters[number] = identities, owned

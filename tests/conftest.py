@@ -2,12 +2,25 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.setdefault("COLUMNS", "120")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick() -> Iterator[None]:
+    """Without what takes longer than to train nets as small as those of the tests."""
+    torch.set_num_threads(1)  # several wait for each other
+    with pytest.MonkeyPatch.context() as patch:
+        # Each Trainer looks through all installed packages for callbacks.
+        patch.setattr("lightning_fabric.utilities.registry.entry_points", cache(entry_points), raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)

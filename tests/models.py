@@ -52,6 +52,19 @@ class Validated(Classifier):
         self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
 
 
+class Net(nn.Module):
+    """Any `modules` by name; `run` is the forward."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
 def mlp(activation: Callable[[], nn.Module] = nn.ReLU, widths: Sequence[int] = (20, 16, 12, 4)) -> nn.Sequential:
     """Linear layers with `activation` between them: children "0", "1", … of a Sequential."""
     net = nn.Sequential()

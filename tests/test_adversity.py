@@ -3,7 +3,6 @@
 import copy
 import gc
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gradscope import GradScope, Severity, Thresholds
-from tests.models import Batch, Batches, Classifier, mlp, trainer
+from tests.models import Batch, Batches, Classifier, Net, mlp, trainer
 
 
 def fitted(model: Any, batches: int = 12, scope: GradScope | None = None, **options: Any) -> GradScope:
@@ -28,19 +27,6 @@ def fitted(model: Any, batches: int = 12, scope: GradScope | None = None, **opti
 
 def alarms(scope: GradScope) -> list[str]:
     return [f.code for f in scope.findings if f.severity >= Severity.WARNING]
-
-
-class Net(nn.Module):
-    """`build` makes the modules, `run` is the forward."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
-        super().__init__()
-        for name, module in modules.items():
-            self.add_module(name, module)
-        self.run = run
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
 
 
 # ------------------------------------------------------------------ training loops
@@ -325,3 +311,12 @@ def test_each_part_of_the_log_alone(part: str, tag: str, plugin: str, tmp_path: 
     assert tag in tags
     others = {"gradscope/grad_norm", "gradscope/grad_norm/median", "gradscope_grad_norm/net.0", "gradscope/verdict"}
     assert tags & (others - {tag}) == set()
+
+
+def test_a_layer_that_comes_after_the_fit_began_is_said() -> None:
+    class Grows(Classifier):
+        def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+            if batch_idx == 3:
+                self.add_module("late", nn.Linear(4, 4))
+
+    assert fitted(Grows(mlp())).run.coverage.unseen == {"late": "came into the model after the fit began"}

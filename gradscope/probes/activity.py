@@ -138,6 +138,7 @@ def _on_host(parts: Sequence[_Reduced], copy: Float64s) -> _Seen:
             copy = copy[size:] if tensor is not None else copy
     kinds = np.repeat(np.array([p.kind for p in parts], dtype=object), sizes)
     totals, squares, counts = (np.concatenate(column) for column in columns)
+    counts[np.isnan(totals)] = np.nan  # a NaN is neither zero nor above it
     return _Seen(
         np.array([row for p in parts for row in p.rows], dtype=np.int64),
         np.repeat(np.array([p.elements for p in parts], dtype=np.float64), sizes),
