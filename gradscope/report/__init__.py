@@ -187,10 +187,9 @@ def _flight(page: Page, flight: Flight) -> RenderableType:
     norms[np.isnan(flight.grad_norm).all(axis=1) if flight.layers else slice(None)] = np.nan
     lines = [Text(f"the {counted(len(flight.steps), 'step')} before, {_first_to_last(page, flight.steps)}", "dim")]
     for what, values in (("loss", flight.loss), ("gradient norm", norms)):
-        known = values[~np.isnan(values)] if what == "gradient norm" else values
-        if known.size:
+        if np.isfinite(values).any():
             line = sparkline(values, min(24, page.width // 3), page.glyphs.ramp, least_decades=0.25)
-            ends = f"{known[0]:.3g} {page.glyphs.arrow} {known[-1]:.3g}  "
+            ends = f"{values[0]:.3g} {page.glyphs.arrow} {values[-1]:.3g}  "
             lines.append(Text.assemble((f"{what} ", "dim"), ends, (line, "cyan")))
     return page.item("", lines)
 
