@@ -320,3 +320,20 @@ def test_a_layer_that_comes_after_the_fit_began_is_said() -> None:
                 self.add_module("late", nn.Linear(4, 4))
 
     assert fitted(Grows(mlp())).run.coverage.unseen == {"late": "came into the model after the fit began"}
+
+
+def test_channels_of_a_large_output_that_fire_for_the_last_samples_alone_are_alive() -> None:
+    conv = nn.Conv2d(1, 4, 3, padding=1)
+    nn.init.constant_(conv.bias[:1], -1e9)  # type: ignore[index]
+    nn.init.constant_(conv.bias[1:], 10.0)  # type: ignore[index]
+
+    def run(net: Any, x: Tensor) -> Any:
+        images = torch.zeros(16, 1, 64, 64)
+        images[:, 0, 0, 0] = x[:, 0]
+        gates = torch.ones(16, 4, 1, 1)
+        gates[:14, 1] = -1.0  # the second channel fires for the last two samples
+        return net.head(net.act(net.conv(images) * gates).mean((2, 3)))
+
+    scope = fitted(Classifier(Net(run, conv=conv, act=nn.ReLU(), head=nn.Linear(4, 4)), lr=1e-9), batches=3)
+    row = [layer.name for layer in scope.run.layers].index("net.act")
+    assert scope.run.metric("dead_fraction")[:, row].tolist() == [0.25] * 3
