@@ -31,6 +31,7 @@ class StepWatch:
         self._table, self._trace, self._scale = table, trace, scale
         self._flight = FlightRecorder(table, flight_steps) if flight_steps else None
         self._handles: list[RemovableHandle] = []
+        self._hooked: list[Optimizer] = []
         self._steps, self._counted, self._missed = 0, 0, 0
         self._losses: list[Tensor] = []
         self._open: set[Optimizer] = set()
@@ -44,12 +45,13 @@ class StepWatch:
         for optimizer in optimizers:
             if hasattr(optimizer, "register_step_post_hook"):
                 self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
+                self._hooked.append(optimizer)
 
     def detach(self) -> None:
         """Take every hook off."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._hooked = [], []
 
     def before_backward(self, position: int, loss: Tensor, batch: object) -> None:
         """Look at `loss`, between forward and backward."""
@@ -59,8 +61,9 @@ class StepWatch:
     def before_optimizer_step(self, position: int, optimizer: Optimizer, moment: Callable[[Optimizer], Step]) -> None:
         """Look at the gradients that `optimizer` is about to use; `moment` gives its parameters."""
         if optimizer not in self._open:  # LBFGS evaluates its closure several times within one step
-            self._open.add(optimizer)
             self._steps += 1
+            if any(optimizer is hooked for hooked in self._hooked):  # of any other it is not known whether it stepped
+                self._open.add(optimizer)
         if self._flight is None:
             return
         step = moment(optimizer)

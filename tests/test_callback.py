@@ -588,4 +588,5 @@ def test_an_optimizer_that_is_none_of_torchs_costs_its_own_measurements_alone() 
     scope = fitted(Classifier(mlp(), optimizer=Foreign), GradScope(every_n_steps=1, summary=False))
     assert list(scope.run.coverage.unseen) == ["hook at Foreign"]
     assert len(scope.run.steps) == 6
+    assert (scope.run.ledger.steps, scope.run.ledger.skipped) == (6, 0)
     assert np.isfinite(scope.run.metric("grad_norm")[:, scope.run.rows("linear")]).all()
