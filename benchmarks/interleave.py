@@ -142,8 +142,11 @@ class Rotation(pl.Callback):
 
     def _in_steps(self, plain: list[float], extra: Mapping[str, list[float]]) -> Cost:
         """Divide what a group costs among its steps: all of a recorded group but the first are only attached."""
+        unseen = self.scope.run.coverage.unseen
+        if unseen:
+            raise RuntimeError(f"GradScope did not measure everything, so its cost would be too low: {unseen}")
         if min(map(len, extra.values())) < 2:
-            raise RuntimeError(f"Too few steps were recorded as planned; not seen: {self.scope.run.coverage.unseen}")
+            raise RuntimeError("Too few steps were recorded as planned; give more of them")
         attached = statistics.median(extra[ATTACHED]) / self.span
         spreads = {kind: Spread.of([s / self.span for s in seconds]) for kind, seconds in extra.items()}
         spreads[RECORDED] = Spread.of([s - attached * (self.span - 1) for s in extra[RECORDED]])

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from gradscope import stock
+from gradscope import checksum, stock
 from gradscope.events import Encoder
 from gradscope.records import Finding, Metric, Record, Run
 
@@ -30,11 +30,10 @@ class TensorBoardSink:
         self._columns = columns
         self._parts = parts
         self._encoder = Encoder(columns)
+        checksum.speed_up(self._file_writer().event_writer)
 
     def record(self, record: Record) -> None:
-        summary = Summary()
-        if "tensors" in self._parts:
-            summary.MergeFrom(self._encoder.record(record))
+        summary = self._encoder.record(record) if "tensors" in self._parts else Summary()
         summary.value.extend(stock.scalar_values(_scalars(record, self._columns, self._parts)))
         if "distribution" in self._parts and (distribution := stock.distribution(record)) is not None:
             summary.value.append(distribution)
@@ -53,10 +52,12 @@ class TensorBoardSink:
         self._write(summary, int(run.steps[-1]) if len(run.steps) else 0)
 
     def _write(self, summary: Summary, step: int, wall_time: float | None = None) -> None:
-        # The writer's own file: a second event file beside it would hide the user's curves from some readers.
-        file_writer = self._writer.file_writer or self._writer._get_file_writer()
         if summary.value:
-            file_writer.add_summary(summary, step, wall_time)
+            self._file_writer().add_summary(summary, step, wall_time)
+
+    def _file_writer(self) -> Any:
+        # The writer's own file: a second event file beside it would hide the user's curves from some readers.
+        return self._writer.file_writer or self._writer._get_file_writer()
 
 
 class ScalarSink:

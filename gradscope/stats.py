@@ -88,7 +88,7 @@ def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     rows = rows if rows.dtype == torch.float64 else rows.float()
     totals = rows.sum(dim=1)
     distances = torch.sub(rows, totals.unsqueeze(1), alpha=1 / max(rows.shape[1], 1))
-    return totals, distances.square_().sum(dim=1)
+    return totals, _norm(distances, dim=1).square_()
 
 
 def positive_counts(rows: Tensor) -> Tensor:

@@ -163,5 +163,7 @@ def _merged(seen: _Seen, layers: int) -> tuple[Float64s, Float64s]:
 
 
 def _share(seen: _Seen, ours: Mask, layers: int) -> Floats:
+    if not ours.any():
+        return np.full(layers, np.nan, dtype=np.float32)
     counts = sum_by_layer(seen.rows[ours], seen.counts[ours], layers)
     return (counts / sum_by_layer(seen.rows[ours], seen.elements[ours], layers)).astype(np.float32)

@@ -97,7 +97,8 @@ class GradientProbe(Probe):
             scales = {LOSS_SCALE: float(copy[-1])} if scale else {}
             entries = [_Entry(ledger, part) for ledger, part in _split(ledgers, copy)]
             first = _Gradients([e.first for e in entries], layers)
-            last = _Gradients([e.last for e in entries], layers)
+            alike = all(e.last is e.first for e in entries)
+            last = first if alike else _Gradients([e.last for e in entries], layers)
             return Measured(
                 {
                     GRAD_NORM.name: first.norms(),
@@ -161,12 +162,13 @@ class _Gradients:
 
 def _measure(step: Step) -> _Norms:
     tensors, rows = step.parameters.tensors, step.parameters.rows
-    present = [i for i, p in enumerate(tensors) if p.grad is not None]
-    norms = stats.l2_norms([g for p in tensors if (g := p.grad) is not None])
+    gradients = [(i, g) for i, p in enumerate(tensors) if (g := p.grad) is not None]
+    norms = stats.l2_norms([g for _, g in gradients])
     if step.scaled and step.loss_scale is not None:
         norms = norms / step.loss_scale
     trainable = rows[[i for i, p in enumerate(tensors) if p.requires_grad]]
-    return _Norms(rows[present], norms, trainable, _versions(step.parameters))
+    present = [i for i, _ in gradients]
+    return _Norms(rows[present], norms, trainable, [(id(g), g._version) for _, g in gradients])
 
 
 def _versions(parameters: Parameters) -> list[tuple[int, int]]:

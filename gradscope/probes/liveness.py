@@ -54,9 +54,9 @@ class LivenessProbe(Probe):
         if peaks.dtype is not torch.float32:
             peaks = peaks.float()
         batch = self._batches[-1]
-        width = self._widths.setdefault(row, len(peaks))
-        if width != len(peaks):
-            raise ValueError(f"the number of units changed from {width} to {len(peaks)}")
+        width = self._widths.setdefault(row, units := peaks.shape[0])
+        if width != units:
+            raise ValueError(f"the number of units changed from {width} to {units}")
         batch[row] = torch.maximum(batch[row], peaks) if row in batch else peaks
 
     def finish(self, layers: int) -> Pending:
@@ -90,8 +90,9 @@ def _peaks(output: Tensor, dimension: int) -> Tensor:
 
     Whether a unit fires is all that is asked for, and to read a large output once more takes longer than all else.
     """
-    samples = output.shape[0] // 8 if output.dim() > 1 else 0
-    if samples and output.is_cpu and output[0].numel() * samples >= ENOUGH * output.shape[dimension]:
+    shape = output.shape
+    samples = shape[0] // 8 if len(shape) > 1 else 0
+    if samples and output.numel() // shape[0] * samples >= ENOUGH * shape[dimension] and output.is_cpu:
         peaks = stats.unit_peaks(output[:samples], dimension)
         if bool((peaks > 0).all()):
             return peaks

@@ -98,10 +98,10 @@ class Probe:
 
 def sum_by_layer(rows: npt.NDArray[np.int64], values: npt.NDArray[np.float64], layers: int) -> npt.NDArray[np.float64]:
     """Sum `values` by the row they belong to: float64[layers], NaN for a layer that has none. Row -1 is left out."""
-    watched = rows >= 0
-    rows, values = rows[watched], values[watched]
-    counts = np.bincount(rows, minlength=layers)
-    return np.where(counts > 0, np.bincount(rows, weights=values, minlength=layers), np.nan)
+    bins = rows + 1  # of which the first takes what is not watched
+    sums = np.bincount(bins, weights=values, minlength=layers + 1)[1:].astype(np.float64)  # of nothing: integers
+    sums[np.bincount(bins, minlength=layers + 1)[1:] == 0] = np.nan
+    return sums
 
 
 def flagged(rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_], flag: NonFinite, layers: int) -> Floats:

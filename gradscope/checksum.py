@@ -1,0 +1,69 @@
+"""Gives a TensorBoard writer a checksum that is computed by a C library in place of a loop in Python.
+
+TensorBoard frames each event with CRC-32C, byte by byte in Python: 0.1 to 0.3 ms a kilobyte, in a thread that holds up
+the training while it counts. The bytes in the file are the same.
+"""
+
+import struct
+from typing import Any, Protocol
+
+import google_crc32c
+
+_BY_C = google_crc32c.implementation == "c"
+
+
+class _File(Protocol):
+    def write(self, data: bytes) -> object: ...
+
+    def flush(self) -> object: ...
+
+    def close(self) -> object: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+
+class RecordWriter:
+    """Writes TFRecord frames, as `tensorboard.summary.writer.record_writer.RecordWriter` does."""
+
+    def __init__(self, file: _File) -> None:
+        self._writer = file
+
+    def write(self, data: bytes) -> None:
+        """Write one frame: u64 length, u32 crc, data, u32 crc, little-endian."""
+        length = struct.pack("<Q", len(data))
+        self._writer.write(length + _masked_crc(length) + data + _masked_crc(data))
+
+    def flush(self) -> None:
+        """Hand on to the system what has been written."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is."""
+        return self._writer.closed
+
+
+def speed_up(event_writer: Any) -> bool:
+    """Make `event_writer`, an `EventFileWriter` of TensorBoard, compute checksums fast. Returns whether it does.
+
+    It is left as it is where it is built in another way than expected, or the library has no C code for this machine.
+    """
+    asynchronous: Any = getattr(event_writer, "_async_writer", None)
+    worker: Any = getattr(asynchronous, "_worker", None)
+    present: Any = getattr(worker, "_record_writer", None)
+    if not _BY_C or present is not getattr(asynchronous, "_writer", None) or not hasattr(present, "_writer"):
+        return False
+    if not isinstance(present, RecordWriter):
+        asynchronous._writer = worker._record_writer = RecordWriter(present._writer)
+    return True
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """The CRC-32C of `data`, rotated by 15 bits and moved by a constant as TFRecord files want it."""
+    crc = int(google_crc32c.value(data))
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
