@@ -53,14 +53,15 @@ def speed_up(event_writer: Any) -> bool:
 
     It is left as it is where it is built in another way than expected, or the library has no C code for this machine.
     """
-    asynchronous: Any = getattr(event_writer, "_async_writer", None)
-    worker: Any = getattr(asynchronous, "_worker", None)
-    present: Any = getattr(worker, "_record_writer", None)
-    if not _BY_C or present is not getattr(asynchronous, "_writer", None) or not hasattr(present, "_writer"):
+    try:
+        asynchronous = event_writer._async_writer
+        worker, writer = asynchronous._worker, asynchronous._writer
+        file, is_shared = writer._writer, worker._record_writer is writer
+    except AttributeError:
         return False
-    if not isinstance(present, RecordWriter):
-        asynchronous._writer = worker._record_writer = RecordWriter(present._writer)
-    return True
+    if _BY_C and is_shared and not isinstance(writer, RecordWriter):
+        asynchronous._writer = worker._record_writer = RecordWriter(file)
+    return _BY_C and is_shared
 
 
 def _masked_crc(data: bytes) -> bytes:

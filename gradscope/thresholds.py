@@ -49,6 +49,33 @@ class Thresholds:
     LeCun-normal weights starts at the fixed point, and the first step of Adam may already move it away while it
     learns well: only what comes before the first update tells of the initialisation."""
 
+    selu_tau: tuple[float, float] = (0.95, 1.1)
+    """Bounds on the sum τ of the squared weights of a unit before a SELU, as a mean over the units of a layer
+    (Klambauer et al. 2017, theorem 1); LeCun-normal weights have τ = 1."""
+
+    selu_omega: tuple[float, float] = (-0.1, 0.1)
+    """Bounds on the sum ω of the weights of a unit before a SELU, as a mean over the units of a layer (Klambauer et al.
+    2017, theorem 1)."""
+
+    update_ratio_high: float = 0.1
+    """‖Δw‖ / ‖w‖ of a weight layer from which a step overwrites what was learned: a hundred times Karpathy's rule of
+    thumb of 1e-3, and the mark of TheDeepChecker (log10 above −1)."""
+
+    update_ratio_low: float = 1e-6
+    """‖Δw‖ / ‖w‖ of a weight layer up to which it stands still: at that pace the weights have moved by a percent
+    after ten thousand steps. A thousandth of Karpathy's rule of thumb."""
+
+    uneven_ratio: float = 1e3
+    """How many times the median update ratio of one weight layer that of another may be. Within a thousand both can
+    still lie near the rule of thumb; beyond it one of them is frozen in all but name."""
+
+    clip_coefficient: float = 0.2
+    """What clipping leaves of the gradient norm in a typical step, up to which the clip value and not the gradient
+    decides how far a step goes."""
+
+    clipped_share: float = 0.9
+    """Share of the steps that have to be clipped for that: a safety net acts on few."""
+
     persistence: float = 0.5
     """Share of the records in which a condition must hold before it is called a disease: a blip is not one."""
 
@@ -56,12 +83,21 @@ class Thresholds:
     """Records of a layer before a rule judges how it developed, in records."""
 
     def __post_init__(self) -> None:
-        for name in ("vanishing_ratio", "dead_fraction", "saturated_fraction", "persistence"):
+        shares = ("vanishing_ratio", "dead_fraction", "saturated_fraction", "clip_coefficient", "clipped_share")
+        for name in (*shares, "persistence"):
             self._check(name, lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]")
-        self._check("exploding_ratio", lambda x: _is_number(x) and x >= 1, "a number of at least 1")
+        for name in ("exploding_ratio", "uneven_ratio"):
+            self._check(name, lambda x: _is_number(x) and x >= 1, "a number of at least 1")
+        for name in ("update_ratio_high", "update_ratio_low"):
+            self._check(name, lambda x: _is_number(x) and x > 0, "a number above 0")
+        if self.update_ratio_low >= self.update_ratio_high:
+            raise ValueError(
+                f"`update_ratio_low` must be below `update_ratio_high`, got {self.update_ratio_low!r} and "
+                f"{self.update_ratio_high!r}; a step cannot be too small and too large at once"
+            )
         for name in ("dead_window", "selu_initial_steps", "minimum_records"):
             self._check(name, lambda x: type(x) is int and x >= 1, "an integer of at least 1")
-        for name in ("selu_mean", "selu_variance"):
+        for name in ("selu_mean", "selu_variance", "selu_tau", "selu_omega"):
             self._check(name, _is_range, "a pair (low, high) with low < high")
 
     def _check(self, name: str, valid: Callable[[Any], bool], expected: str) -> None:
