@@ -243,6 +243,7 @@ class Finding:
     """One disease with one cause: what happened, where, since when, and what to change.
 
     `layers` are names, the worst first; empty means the whole net. `evidence` holds the numbers behind the message.
+    `cause` is the code of the finding that this one follows from, if there is one: cure that first.
     """
 
     code: str
@@ -253,6 +254,7 @@ class Finding:
     message: str
     hint: str
     evidence: Mapping[str, float] = field(default_factory=dict)
+    cause: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as what JSON can hold; a number that is not finite becomes ``"nan"``, ``"inf"``."""
@@ -265,6 +267,7 @@ class Finding:
             "message": self.message,
             "hint": self.hint,
             "evidence": {k: v if math.isfinite(v) else str(v) for k, v in self.evidence.items()},
+            "cause": self.cause,
         }
 
 

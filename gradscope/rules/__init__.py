@@ -8,9 +8,13 @@ from dataclasses import replace
 
 from gradscope.records import Finding, Run
 from gradscope.rules.activity import dead_relu, saturated_activation
+from gradscope.rules.causes import under_causes
+from gradscope.rules.clipping import clipping_dominates
 from gradscope.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
 from gradscope.rules.numerics import non_finite
 from gradscope.rules.selu import selu_drift
+from gradscope.rules.thinning import thinned
+from gradscope.rules.updates import uneven_learning_speed, update_ratio_high, update_ratio_low
 from gradscope.thresholds import Thresholds
 
 Rule = Callable[[Run], Iterator[Finding]]
@@ -19,19 +23,23 @@ RULES: tuple[Rule, ...] = (
     non_finite,
     exploding_gradient,
     vanishing_gradient,
+    update_ratio_high,
     no_gradient,
     dead_relu,
     saturated_activation,
     selu_drift,
+    uneven_learning_speed,
+    update_ratio_low,
+    clipping_dominates,
 )
-"""In the order in which findings of the same severity are reported: causes before what they cause."""
+"""In the order in which findings of the same severity are reported."""
 
 
 def diagnose(run: Run, thresholds: Thresholds | None = None) -> tuple[Finding, ...]:
-    """Return what is wrong with `run`, the most severe first; nothing for a sound or an empty run.
+    """Return what is wrong with `run`, the most severe first, consequences behind their cause.
 
-    Judged by `thresholds`, or by those that the run was recorded with.
+    Nothing for a sound or an empty run. Judged by `thresholds`, or by those that the run was recorded with. Of more
+    than 500 records a choice is judged, so that it takes the same time for a run of any length.
     """
-    judged = run if thresholds is None else replace(run, thresholds=thresholds)
-    findings = [finding for rule in RULES for finding in rule(judged)]
-    return tuple(sorted(findings, key=lambda finding: -finding.severity))
+    judged = thinned(run if thresholds is None else replace(run, thresholds=thresholds))
+    return under_causes([finding for rule in RULES for finding in rule(judged)])

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from gradscope.activations import RECTIFIER
-from gradscope.records import LOSS, Finding, Run, Severity
+from gradscope.records import Finding, Run, Severity
 from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, median, names, persistent, span
+from gradscope.rules.progress import progress
 from gradscope.wording import counted
 
 MOSTLY_DEAD = 0.9
@@ -67,7 +67,7 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
     """
     saturated = run.metric("saturated_fraction")
     hidden = np.arange(len(run.layers)) < max(run.rows(*WEIGHT_LAYERS), default=0)
-    measured = ~np.isnan(saturated) & hidden & ~_learned(run)[:, None]
+    measured = ~np.isnan(saturated) & hidden & ~progress(run).learned[:, None]
     condition = measured & (saturated >= run.thresholds.saturated_fraction)
     layers = np.flatnonzero(persistent(run, condition, measured))
     if not len(layers):
@@ -97,18 +97,3 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
 
 def _dead_now(run: Run, dead: Mask) -> bool:
     return len(dead) >= run.thresholds.dead_window and bool(dead[-LATEST:].all())
-
-
-def _learned(run: Run) -> Mask:
-    """At which records the loss is at most half of what it began with: bool[S], all False without a loss.
-
-    The loss is a median over the latest records, for one easy batch is no success and one hard batch no relapse.
-    """
-    loss, window = run.series(LOSS), run.thresholds.minimum_records
-    start = loss[np.isfinite(loss)][:window]
-    if not len(start) or not np.median(start) > 0:
-        return np.zeros(len(loss), dtype=bool)
-    known = np.where(np.isfinite(loss), loss, np.inf)
-    padded = np.concatenate([np.full(window - 1, np.inf), known])
-    learned: Mask = np.median(sliding_window_view(padded, window), axis=1) <= np.median(start) / 2
-    return learned

@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.activations import RECTIFIER, SATURATING
-from gradscope.records import TOTAL_NORM, Finding, Run, Severity
-from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, median, names, persistent, span
+from gradscope.records import TOTAL_NORM, Finding, Layer, Run, Severity
+from gradscope.rules.persistence import median, names, persistent, span
+from gradscope.rules.prescriptions import clip_value
+from gradscope.rules.signal import died_young, exploded, relative_signal, vanished
 from gradscope.wording import counted
 
 ALL_DEAD = 0.99
@@ -15,30 +17,22 @@ ALL_DEAD = 0.99
 
 
 def vanishing_gradient(run: Run) -> Iterator[Finding]:
-    """Find layers whose gradient is lost on the way back from the loss.
+    """Find layers whose error signal is lost on the way back from the loss.
 
-    Condition: in at least half of the records the gradient norm is under `Thresholds.vanishing_ratio` of the
-    largest among the layers nearest the loss (the last quarter of the weight layers). It is a ratio within one
-    step, so that small gradients at a small loss do not count. A product of slopes and weights below 1 shrinks
-    geometrically with depth (Hochreiter 1991; Bengio, Simard and Frasconi 1994). AutoTrainer (Zhang et al., ICSE
-    2021) sets the mark at 1e-3. Layers with no gradient at all are another disease, unless they stand in front
-    of such a decay: then the gradient has underflowed.
+    Condition: in at least half of the records the error signal is under `Thresholds.vanishing_ratio` of the largest
+    among the layers nearest the loss (`gradscope.rules.signal`). It is a ratio within one step, so that small gradients
+    at a small loss do not count. A product of slopes and weights below 1 shrinks geometrically with depth (Hochreiter
+    1991; Bengio, Simard and Frasconi 1994). AutoTrainer (Zhang et al., ICSE 2021) sets the mark at 1e-3. Layers with no
+    gradient at all are another disease, unless they stand in front of such a decay: then the gradient has underflowed.
     """
-    ratio = _relative_norms(run)
-    condition = ratio < run.thresholds.vanishing_ratio
-    layers = np.flatnonzero(_vanished(run))
+    signal = relative_signal(run)
+    layers = np.flatnonzero(vanished(run, signal))
     if not len(layers):
         return
-    typical = median(ratio)
+    typical = median(signal)
     worst = layers[np.argsort(typical[layers], kind="stable")]
-    first, last = span(run, condition, layers)
-    saturating = [layer for layer in run.layers if layer.kind == SATURATING]
-    cause = (
-        f"Usual cause here: a stack of {saturating[0].type}, whose slope is at most {_steepest(saturating[0].type):g} "
-        "and mostly far less, so that each layer shrinks the signal."
-        if saturating
-        else "Usual cause: weights initialised too small for the depth, so that each layer shrinks the signal."
-    )
+    first, last = span(run, signal < run.thresholds.vanishing_ratio, layers)
+    bounded = [layer for layer in run.layers if layer.kind == SATURATING]
     yield Finding(
         code="vanishing_gradient",
         severity=Severity.CRITICAL,
@@ -47,28 +41,50 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
         last_step=last,
         message=(
             f"The gradient is lost on the way back: {run.layers[worst[0]].name} gets {typical[worst[0]]:.1e} of the "
-            f"gradient norm near the loss (median over {counted(len(run.steps), 'record')}), "
-            f"{counted(len(layers), 'layer')} less than {run.thresholds.vanishing_ratio:g} of it. {cause}"
+            f"error signal near the loss (median over {counted(len(run.steps), 'record')}), "
+            f"{counted(len(layers), 'layer')} less than {run.thresholds.vanishing_ratio:g} of it. "
+            + _why_it_vanishes(bounded)
         ),
-        hint=(
-            ("Replace the activations by ReLU, GELU or SELU; else " if saturating else "Use ")
-            + "torch.nn.init.kaiming_normal_ or xavier_normal_ to match the activation; else add normalization "
-            "layers or residual connections between the layers."
-        ),
+        hint=_against_vanishing(bounded),
         evidence={"median_ratio": float(typical[worst[0]]), "threshold": run.thresholds.vanishing_ratio},
     )
 
 
-def exploding_gradient(run: Run) -> Iterator[Finding]:
-    """Find gradients that grow a thousandfold: over depth, or over training.
+def _why_it_vanishes(bounded: list[Layer]) -> str:
+    if not bounded:
+        return "Usual cause: weights initialised too small for the depth, so that each layer shrinks the signal."
+    kind = bounded[0].type
+    depth = len(bounded)
+    if kind.lower() == "sigmoid":
+        shrunk = f"{counted(depth, 'of them')} alone leave at most {0.25**depth:.1e}" if depth > 1 else "each a quarter"
+        return f"Usual cause here: a stack of {kind}, whose slope is at most 0.25 and mostly far less: {shrunk}."
+    return f"Usual cause here: a stack of {kind}, whose slope is at most 1 and, where it saturates, next to none."
 
-    Over depth: in at least half of the records the norm of a layer is over `Thresholds.exploding_ratio` times the
-    largest among the layers nearest the loss. Over training: the total norm, in two records or more, is over as many
-    times its median in the first records. The mirror image of vanishing: a product of factors above 1 (Pascanu,
-    Mikolov and Bengio 2013).
+
+def _against_vanishing(bounded: list[Layer]) -> str:
+    if bounded:
+        return (
+            f"Replace {bounded[0].type} by ReLU, GELU or SELU, whose slope is about 1 for half of the inputs; else "
+            "torch.nn.init.xavier_normal_ (Tanh: gain=5/3); else put normalization layers or residual connections "
+            "between the layers."
+        )
+    return (
+        "Initialise to match the activation: torch.nn.init.kaiming_normal_(weight, nonlinearity='relu') for ReLU, "
+        "xavier_normal_ for Tanh; else add normalization layers or residual connections between the layers."
+    )
+
+
+def exploding_gradient(run: Run) -> Iterator[Finding]:
+    """Find gradients that grow a thousandfold: over depth, over training, or that end a run before it has begun.
+
+    Over depth: in at least half of the records the error signal at a layer is over `Thresholds.exploding_ratio` times
+    the largest among the layers nearest the loss. Over training: the total norm, in two records or more, is over as
+    many times its median in the first records. At the start: the run dies of a NaN within the first records, and the
+    last gradient before was over as many times as large as the weights, so that no learning rate in use could have
+    taken that step. The mirror image of vanishing: a product of factors above 1 (Pascanu, Mikolov and Bengio 2013).
+    One cause gives one finding: the first of these that holds.
     """
-    yield from _exploding_over_depth(run)
-    yield from _exploding_over_training(run)
+    yield from next(filter(None, (_over_depth(run), _over_training(run), _at_the_start(run))), [])
 
 
 def no_gradient(run: Run) -> Iterator[Finding]:
@@ -80,7 +96,7 @@ def no_gradient(run: Run) -> Iterator[Finding]:
     missing = run.metric("no_gradient_fraction")
     measured = ~np.isnan(missing)
     never = (measured.sum(axis=0) >= run.thresholds.minimum_records) & ((missing == 1) | ~measured).all(axis=0)
-    never &= ~_vanished(run)
+    never &= ~vanished(run, relative_signal(run))
     never[: _last_dead_rectifier(run)] = False
     layers = np.flatnonzero(never)
     if not len(layers):
@@ -106,88 +122,89 @@ def no_gradient(run: Run) -> Iterator[Finding]:
     )
 
 
-def _exploding_over_depth(run: Run) -> Iterator[Finding]:
-    ratio = _relative_norms(run)
-    condition = ratio > run.thresholds.exploding_ratio
-    layers = np.flatnonzero(persistent(run, condition, ~np.isnan(ratio)))
+def _over_depth(run: Run) -> list[Finding]:
+    signal = relative_signal(run)
+    layers = np.flatnonzero(exploded(run, signal))
     if not len(layers):
-        return
-    typical = median(ratio)
+        return []
+    typical = median(signal)
     worst = layers[np.argsort(-typical[layers], kind="stable")]
-    first, last = span(run, condition, layers)
-    yield Finding(
-        code="exploding_gradient",
-        severity=Severity.CRITICAL,
-        layers=names(run, worst),
-        first_step=first,
-        last_step=last,
-        message=(
-            f"The gradient grows on the way back: {run.layers[worst[0]].name} gets {typical[worst[0]]:.1e} times the "
-            f"gradient norm near the loss (median over {counted(len(run.steps), 'record')}). Usual cause: weights "
-            "initialised too large for the depth, or a recurrent matrix with a spectral radius above 1."
-        ),
-        hint=(
-            "Initialise to match the activation (torch.nn.init.kaiming_normal_, orthogonal_), or add normalization "
-            "layers; until then clip: Trainer(gradient_clip_val=1.0)."
-        ),
-        evidence={"median_ratio": float(typical[worst[0]]), "threshold": run.thresholds.exploding_ratio},
+    grows = (
+        f"The gradient grows on the way back: {run.layers[worst[0]].name} gets {typical[worst[0]]:.1e} times the error "
+        f"signal near the loss (median over {counted(len(run.steps), 'record')}). Usual cause: weights initialised too "
+        "large for the depth, or a recurrent matrix with a spectral radius above 1."
     )
+    steps = span(run, signal > run.thresholds.exploding_ratio, layers)
+    return [_exploding(run, worst, steps, grows, _smaller_weights(run), {"median_ratio": float(typical[worst[0]])})]
 
 
-def _exploding_over_training(run: Run) -> Iterator[Finding]:
+def _over_training(run: Run) -> list[Finding]:
     norms = run.series(TOTAL_NORM)
     finite = np.isfinite(norms)
     start = norms[finite][: 2 * run.thresholds.minimum_records]
     if len(start) < run.thresholds.minimum_records or not np.median(start) > 0:
-        return
+        return []
     usual = float(np.median(start))
     high = finite & (norms > run.thresholds.exploding_ratio * usual)
     if high.sum() < 2:
-        return
+        return []
     peak = int(np.flatnonzero(high)[np.argmax(norms[high])])
-    gradients = np.nan_to_num(run.metric("grad_norm")[peak], nan=-1.0, posinf=-1.0)
-    worst = [int(i) for i in np.argsort(-gradients, kind="stable")[:3] if gradients[i] > 0]
-    yield Finding(
-        code="exploding_gradient",
-        severity=Severity.CRITICAL,
-        layers=names(run, worst),
-        first_step=int(run.steps[high][0]),
-        last_step=int(run.steps[high][-1]),
-        message=(
-            f"The gradient norm grew from {usual:.2g} at the start to {norms[peak]:.2g} at step {run.steps[peak]}, "
-            f"most of it in {run.layers[worst[0]].name if worst else 'no layer watched'}. Usual cause: the learning "
-            "rate is too high, or a few batches are far off."
-        ),
-        hint=f"Lower the learning rate, or clip: Trainer(gradient_clip_val={_two_digits(10 * usual)}).",
-        evidence={"start": usual, "peak": float(norms[peak]), "threshold": run.thresholds.exploding_ratio},
+    worst = _largest(run, peak)
+    grew = (
+        f"The gradient norm grew from {usual:.2g} at the start to {norms[peak]:.2g} at step {run.steps[peak]}, most of "
+        f"it in {run.layers[worst[0]].name if worst else 'no layer watched'}. Usual cause: the learning rate is too "
+        "high, or a few batches are far off."
     )
+    cure = f"Lower the learning rate, or clip: {clip_value(run)}."
+    steps = int(run.steps[high][0]), int(run.steps[high][-1])
+    return [_exploding(run, worst, steps, grew, cure, {"start": usual, "peak": float(norms[peak])})]
 
 
-def _relative_norms(run: Run) -> npt.NDArray[np.float64]:
-    """Gradient norms of weight layers relative to those nearest the loss: float64[S, L], NaN where undefined."""
-    norms = run.metric("grad_norm").astype(np.float64)
-    ratio = np.full(norms.shape, np.nan)
-    rows = run.rows(*WEIGHT_LAYERS)
-    rows = rows[~np.isnan(norms[:, rows]).all(axis=0)]
-    if len(rows) < 3:
-        return ratio
-    nearest = np.where(np.isfinite(norms), norms, 0)[:, rows[-max(1, len(rows) // 4) :]].max(axis=1, initial=0)
-    usable = nearest > 0
-    ratio[np.ix_(usable, rows)] = norms[np.ix_(usable, rows)] / nearest[usable, None]
-    ratio[~np.isfinite(norms)] = np.nan
-    return ratio
+def _at_the_start(run: Run) -> list[Finding]:
+    norms = run.series(TOTAL_NORM)
+    finite = np.flatnonzero(np.isfinite(norms))
+    if not len(finite) or not died_young(run):
+        return []
+    at = int(finite[-1])
+    weights = float(np.sqrt(np.nansum(run.metric("weight_norm")[at].astype(np.float64) ** 2)))
+    if not norms[at] > run.thresholds.exploding_ratio * weights > 0:
+        return []
+    huge = (
+        f"The gradient norm is {norms[at]:.2g} at step {run.steps[at]}, {norms[at] / weights:.1e} times that of the "
+        "weights, and the run does not survive it. Usual cause: weights initialised too large for the depth, or a "
+        "recurrent matrix with a spectral radius above 1, applied once for each time step."
+    )
+    steps = int(run.steps[finite[0]]), int(run.steps[at])
+    evidence = {"grad_norm": float(norms[at]), "weight_norm": weights}
+    return [_exploding(run, _largest(run, at), steps, huge, _smaller_weights(run), evidence)]
 
 
-def _vanished(run: Run) -> Mask:
-    """Which layers' gradients have vanished: bool[L]."""
-    ratio = _relative_norms(run)
-    small: Mask = persistent(run, ratio < run.thresholds.vanishing_ratio, ~np.isnan(ratio))
-    decaying: Mask = small & (median(ratio) > 0)
-    if not decaying.any():
-        return decaying
-    in_front = np.arange(len(small)) <= np.flatnonzero(decaying)[-1]
-    small &= in_front
-    return small
+def _exploding(
+    run: Run,
+    layers: list[int] | npt.NDArray[np.int64],
+    steps: tuple[int, int],
+    message: str,
+    hint: str,
+    evidence: dict[str, float],
+) -> Finding:
+    evidence = {**evidence, "threshold": run.thresholds.exploding_ratio}
+    return Finding("exploding_gradient", Severity.CRITICAL, names(run, layers), *steps, message, hint, evidence)
+
+
+def _smaller_weights(run: Run) -> str:
+    recurrent = [layer for layer in run.layers if layer.kind == "recurrent"]
+    first = (
+        f"Initialise the recurrent matrix of {recurrent[0].name} with torch.nn.init.orthogonal_"
+        if recurrent
+        else "Initialise to match the activation (torch.nn.init.kaiming_normal_ for ReLU, xavier_normal_ for Tanh)"
+    )
+    return f"{first}, or add normalization layers; until then clip: {clip_value(run)}."
+
+
+def _largest(run: Run, record: int) -> list[int]:
+    """The three layers with the largest gradients in a record, the largest first."""
+    gradients = np.nan_to_num(run.metric("grad_norm")[record], nan=-1.0, posinf=-1.0)
+    return [int(i) for i in np.argsort(-gradients, kind="stable")[:3] if gradients[i] > 0]
 
 
 def _last_dead_rectifier(run: Run) -> int:
@@ -195,11 +212,3 @@ def _last_dead_rectifier(run: Run) -> int:
     dead = run.metric("dead_fraction")
     shut = persistent(run, dead >= ALL_DEAD, ~np.isnan(dead))
     return max((int(row) for row in run.rows(RECTIFIER) if shut[row]), default=0)
-
-
-def _steepest(type_name: str) -> float:
-    return 0.25 if type_name == "Sigmoid" else 1.0
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:.2g}" if 0.01 <= value < 100 else f"{value:.1e}"

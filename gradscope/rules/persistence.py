@@ -14,16 +14,37 @@ WEIGHT_LAYERS = ("linear", "convolution", "recurrent", "attention")
 few and differently scaled parameters: their norms say little beside those of a weight matrix."""
 
 
-def persistent(run: Run, condition: Mask, measured: Mask) -> Mask:
+def persistent(run: Run, condition: Mask, measured: Mask, few: bool = False) -> Mask:
     """Say for which layers `condition` holds often enough: bool[L] from bool[S, L].
 
     That is in at least `Thresholds.persistence` of the records in which it was `measured` (bool[S, L]), of which
-    there must be `Thresholds.minimum_records`.
+    there must be `Thresholds.minimum_records`, or with `few` any at all.
     """
     records = measured.sum(axis=0)
     share = (condition & measured).sum(axis=0) / np.maximum(records, 1)
-    enough: Mask = (records >= run.thresholds.minimum_records) & (share >= run.thresholds.persistence)
+    least = 1 if few else run.thresholds.minimum_records
+    enough: Mask = (records >= least) & (share >= run.thresholds.persistence)
     return enough
+
+
+def held(begin: Mask, go_on: Mask) -> Mask:
+    """Say when a condition that starts with `begin` still holds: until `go_on` is False, too. bool[S, L] of bool[S, L].
+
+    Hysteresis, as in a trigger of Schmitt's: what wavers about a threshold neither comes nor goes with each record.
+    """
+    rows = np.arange(len(begin))[:, None]
+    started = np.maximum.accumulate(np.where(begin, rows, -1), axis=0)
+    ended = np.maximum.accumulate(np.where(go_on | begin, -1, rows), axis=0)
+    on: Mask = started > ended
+    return on
+
+
+def longest_streak(condition: Mask) -> npt.NDArray[np.int64]:
+    """Return how many records in a row `condition` (bool[S, L]) holds at most: int64[L]."""
+    rows = np.arange(1, len(condition) + 1)[:, None]
+    broken = np.maximum.accumulate(np.where(condition, 0, rows), axis=0)
+    lengths: npt.NDArray[np.int64] = (rows - broken).max(axis=0, initial=0)
+    return lengths
 
 
 def span(run: Run, condition: Mask, layers: npt.NDArray[np.int64]) -> tuple[int, int]:
@@ -34,9 +55,12 @@ def span(run: Run, condition: Mask, layers: npt.NDArray[np.int64]) -> tuple[int,
 
 def median(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Return the median of each column over what is not NaN: float64[L] from float[S, L], NaN for an empty column."""
+    ordered = np.sort(values.astype(np.float64), axis=0)  # NaN goes to the end
+    counts = (~np.isnan(values)).sum(axis=0)
     result = np.full(values.shape[1], np.nan)
-    some = ~np.isnan(values).all(axis=0)
-    result[some] = np.nanmedian(values[:, some].astype(np.float64), axis=0)
+    some = np.flatnonzero(counts)
+    middle = counts[some]
+    result[some] = (ordered[(middle - 1) // 2, some] + ordered[middle // 2, some]) / 2
     return result
 
 

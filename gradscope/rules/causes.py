@@ -1,0 +1,51 @@
+"""What follows from what: a consequence is told under its cause."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gradscope.records import Finding, Severity
+
+CAUSES: dict[str, tuple[str, ...]] = {
+    "non_finite": ("exploding_gradient", "update_ratio_high"),
+    "vanishing_gradient": ("saturated_activation", "selu_misconfigured", "update_ratio_high"),
+    "saturated_activation": ("update_ratio_high",),
+    "dead_relu": ("update_ratio_high", "exploding_gradient"),
+    "exploding_gradient": ("selu_misconfigured", "update_ratio_high"),
+    "selu_drift": ("selu_misconfigured",),
+    "update_ratio_low": ("clipping_dominates",),
+}
+"""Code → the codes that cause it, the likeliest first. Numbers overflow because gradients explode; a signal is lost in
+units that are saturated; steps that overwrite the weights throw units to where they saturate or die; SELUs
+leave their bounds where the weights do not meet the conditions; a clipped step is a small step."""
+
+
+def under_causes(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return `findings`, the most severe first, each consequence right behind its cause, which it names.
+
+    A cause begins no later than its consequence, and is a warning at least. A remark about what is a warning, too, is
+    left out.
+    """
+    warned = {f.code for f in findings if f.severity >= Severity.WARNING}
+    kept = [f for f in findings if f.severity >= Severity.WARNING or f.code not in warned]
+    linked = [replace(f, cause=_cause(f, kept)) for f in sorted(kept, key=lambda f: -f.severity)]
+    ordered: list[Finding] = []
+
+    def put(finding: Finding) -> None:
+        ordered.append(finding)
+        for other in linked:
+            if other.cause == finding.code and not any(other is f for f in ordered):
+                put(other)
+
+    for finding in linked:
+        if not finding.cause:
+            put(finding)
+    return tuple(ordered)
+
+
+def _cause(finding: Finding, findings: Sequence[Finding]) -> str:
+    for code in CAUSES.get(finding.code, ()):
+        for other in findings:
+            early = other.first_step <= finding.first_step
+            if other.code == code and other.severity >= Severity.WARNING and early:
+                return code
+    return ""

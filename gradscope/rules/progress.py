@@ -1,0 +1,74 @@
+"""Whether the run gets anywhere: what is odd about a net that learns is no disease."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from gradscope.records import LOSS, NONFINITE_LOSS, Run
+from gradscope.rules.persistence import Mask
+
+HALF = 0.5
+"""Share of the starting loss at which a net has learned something: a sick run of the kinds that are judged by it keeps
+more of its loss than that, since its sound twin loses most of it."""
+
+SMALL = 0.05
+"""A loss that needs no further fall. In cross-entropy the right answer then gets 95 % of the probability, in a squared
+error of standardised targets 95 % of the variance is explained. A net that is resumed there has nothing to learn."""
+
+
+class Progress(NamedTuple):
+    """The loss relative to that of the first records, at each record: float64[S], NaN where it is not known.
+
+    It is a median over the latest records, for one easy batch is no success and one hard batch no relapse.
+    """
+
+    share: npt.NDArray[np.float64]
+    learned: Mask
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a loss above zero to compare with."""
+        return not np.isnan(self.share).all()
+
+    @property
+    def end(self) -> float:
+        """The share that is left at the last record: NaN where it is not known."""
+        known = self.share[~np.isnan(self.share)]
+        return float(known[-1]) if len(known) else float("nan")
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the loss has come down by the last record."""
+        return bool(self.learned[-1]) if len(self.learned) else False
+
+    @property
+    def got_worse(self) -> bool:
+        """Whether the loss was ever well above that of the start, or has hardly left it at the end."""
+        return bool((self.share > 1.1).any()) or self.end > 0.9
+
+
+def progress(run: Run) -> Progress:
+    """Return how far the loss of `run` has come down.
+
+    The start is the first loss, or the median of the first `Thresholds.minimum_records` where that is lower. A loss
+    that is not finite counts as infinitely high; without any loss, or from one that is not above zero, nothing is known
+    and nothing learned.
+    """
+    loss, window = run.series(LOSS), run.thresholds.minimum_records
+    first = loss[np.isfinite(loss)][:window]
+    nothing = np.full(len(loss), np.nan)
+    if not len(first) or not min(first[0], np.median(first)) > 0:
+        return Progress(nothing, np.zeros(len(loss), dtype=bool))
+    start = float(min(first[0], np.median(first)))  # a learning rate that is far too high shows in the second step
+    padded = np.concatenate([np.full(window - 1, np.inf), _known(run)])
+    latest = np.median(sliding_window_view(padded, window), axis=1)
+    return Progress(latest / start, latest <= max(HALF * start, SMALL))
+
+
+def _known(run: Run) -> npt.NDArray[np.float64]:
+    """The loss at each record, infinity where it is none; where there was no loss the one before stands in."""
+    loss = np.where(run.series(NONFINITE_LOSS) == 1, np.inf, run.series(LOSS))
+    last = np.maximum.accumulate(np.where(np.isnan(loss), -1, np.arange(len(loss))))
+    return np.where(last < 0, np.inf, loss[last])

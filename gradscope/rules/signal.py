@@ -1,0 +1,84 @@
+"""The error signal over depth: what reaches a layer on the way back from the loss, beside what reaches the last."""
+
+import numpy as np
+import numpy.typing as npt
+
+from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH
+from gradscope.records import NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Run
+from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, held, median, persistent
+
+Float64s = npt.NDArray[np.float64]
+
+ACTIVATIONS = (RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH)
+
+NEAREST = 4
+"""The last quarter of the weight layers are those nearest the loss, to which all others are compared."""
+
+DISTANCE = 3.0
+"""How far back within its threshold a ratio has to come before its condition ends: half an order of magnitude."""
+
+
+def relative_signal(run: Run) -> Float64s:
+    """Return the error signal at each weight layer relative to that nearest the loss: float64[S, L], NaN elsewhere.
+
+    The gradient of a weight matrix is the error signal δ at the layer's output times its input x, ∂L/∂W = δ xᵀ, that of
+    the bias is δ: together their norm goes as ‖δ‖ √(1 + ‖x‖²). So it is divided by √(1 + mean square of x), where x is
+    what the activation before the layer gave out. That matters where activations grow with depth: weights that are
+    three times too large leave all gradient norms alike, since x grows as δ falls. Where no activation stands before a
+    layer x is taken for 1. The comparison is with the largest among the layers nearest the loss. Nothing is said of a
+    net with fewer than three weight layers.
+    """
+    norms = run.metric("grad_norm").astype(np.float64)
+    signal = np.full(norms.shape, np.nan)
+    rows = run.rows(*WEIGHT_LAYERS)
+    rows = rows[~np.isnan(norms[:, rows]).all(axis=0)]
+    if len(rows) < 3:
+        return signal
+    signal[:, rows] = norms[:, rows] / _input_scale(run, rows)
+    signal[~np.isfinite(signal)] = np.nan
+    near = signal[:, rows[-max(1, len(rows) // NEAREST) :]]
+    nearest = np.where(np.isnan(near), 0, near).max(axis=1, initial=0)
+    return signal / np.where(nearest > 0, nearest, np.nan)[:, None]
+
+
+def vanished(run: Run, signal: Float64s) -> Mask:
+    """Say at which layers `signal`, the relative one, has vanished: bool[L].
+
+    A layer without any gradient counts only in front of one that decays: then it has underflowed.
+    """
+    low = run.thresholds.vanishing_ratio
+    small = persistent(run, held(signal < low, ~(signal >= DISTANCE * low)), ~np.isnan(signal))
+    decaying = small & (median(signal) > 0)
+    if not decaying.any():
+        return decaying
+    in_front: Mask = np.arange(len(small)) <= np.flatnonzero(decaying)[-1]
+    return small & in_front
+
+
+def exploded(run: Run, signal: Float64s) -> Mask:
+    """Say at which layers `signal` has exploded: bool[L]. A run that dies young is judged by what it lived."""
+    high = run.thresholds.exploding_ratio
+    return persistent(run, held(signal > high, ~(signal <= high / DISTANCE)), ~np.isnan(signal), died_young(run))
+
+
+def died_young(run: Run) -> bool:
+    """Say whether a NaN or an infinity came before there were enough records to judge by."""
+    norms = run.series(TOTAL_NORM)
+    return bool(len(norms)) and bool((np.isfinite(norms).sum() < run.thresholds.minimum_records) & _is_bad(run).any())
+
+
+def _is_bad(run: Run) -> Mask:
+    seen: Mask = (run.series(NONFINITE_LOSS) == 1) | np.isinf(run.series(TOTAL_NORM))
+    seen |= (run.metric("nonfinite") > 0).any(axis=1)
+    seen &= run.series(SKIPPED) != 1
+    return seen
+
+
+def _input_scale(run: Run, rows: npt.NDArray[np.int64]) -> Float64s:
+    """√(1 + mean square) of what each of `rows` is given, relative to an input of 1: float64[S, len(rows)]."""
+    square = np.ones((len(run.steps), len(rows)))
+    mean, variance = run.metric("act_mean"), run.metric("act_var")
+    for i, row in enumerate(rows):
+        if row and run.layers[row - 1].kind in ACTIVATIONS:
+            square[:, i] = mean[:, row - 1].astype(np.float64) ** 2 + variance[:, row - 1]
+    return np.sqrt((1 + np.where(np.isfinite(square), square, 1.0)) / 2)

@@ -1,0 +1,44 @@
+"""A choice of the records of a long run, so that a diagnosis takes the same time for any."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from gradscope.records import NONFINITE_LOSS, TOTAL_NORM, Run
+
+LIMIT = 500
+"""Records that are judged at most."""
+
+ENDS = 50
+"""Records at the start and at the end that are always among them, and at most as many of those that stand out."""
+
+
+def thinned(run: Run) -> Run:
+    """Return `run` with `LIMIT` records or fewer: the first, the last, the extraordinary and an even choice between.
+
+    Extraordinary is a record with a NaN or an infinity, of which the first ones are kept, and the largest gradients.
+    """
+    records = len(run.steps)
+    if records <= LIMIT:
+        return run
+    norms = run.series(TOTAL_NORM)
+    bad = np.flatnonzero(
+        (run.series(NONFINITE_LOSS) == 1) | np.isinf(norms) | (run.metric("nonfinite") > 0).any(axis=1)
+    )
+    largest = np.argsort(np.nan_to_num(norms, posinf=0.0))[-3:]
+    even = np.linspace(0, records - 1, LIMIT - 3 * ENDS).round().astype(np.int64)
+    chosen = np.unique(
+        np.concatenate([np.arange(ENDS), bad[: ENDS - len(largest)], largest, even, records - 1 - np.arange(ENDS)])
+    )
+    return _only(run, chosen)
+
+
+def _only(run: Run, chosen: npt.NDArray[np.int64]) -> Run:
+    return replace(
+        run,
+        steps=run.steps[chosen],
+        wall_times=run.wall_times[chosen],
+        metrics={name: values[chosen] for name, values in run.metrics.items()},
+        globals={name: values[chosen] for name, values in run.globals.items()},
+    )

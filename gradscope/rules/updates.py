@@ -1,0 +1,172 @@
+"""Steps that are too large, too small, or of another size from layer to layer."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from gradscope.records import SKIPPED, Finding, Run, Severity
+from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, held, longest_streak, median, names, persistent, span
+from gradscope.rules.prescriptions import learning_rate_factor
+from gradscope.rules.progress import progress
+from gradscope.rules.signal import relative_signal, vanished
+from gradscope.wording import counted
+
+Float64s = npt.NDArray[np.float64]
+
+STREAK = 5
+"""Records in a row in which a step overwrites a tenth of a weight before it is a disease. Under Adam a learning rate
+that is far too high shows for the first steps only: by then the weights have grown to fit it."""
+
+WARMING_UP = 2.0
+"""How many times the first update ratios the latest may be: beyond that the learning rate is on its way up."""
+
+
+def update_ratio_high(run: Run) -> Iterator[Finding]:
+    """Find weights that each step overwrites.
+
+    Condition: the update ratio ‖Δw‖/‖w‖ of a weight layer is at least `Thresholds.update_ratio_high` in five or more
+    records in a row, and the loss shows it: it was once well above that of the start, or has hardly left it. A layer
+    that starts at or near zero, as a new head does, takes large steps in relation to its size and learns; so does a net
+    whose loss comes down. Where no loss is known the condition must hold in half of the records.
+    """
+    ratio = _ratios(run)
+    high = run.thresholds.update_ratio_high
+    condition = held(ratio >= high, ~(ratio < high / 2))
+    often = longest_streak(condition) >= STREAK
+    went = progress(run)
+    if went.has_learned or (went.known and not went.got_worse):
+        return
+    if not went.known:
+        often &= persistent(run, condition, ~np.isnan(ratio))
+    layers = np.flatnonzero(often)
+    if not len(layers):
+        return
+    peak = np.nanmax(np.where(np.isfinite(ratio), ratio, np.nan)[:, layers], axis=0)
+    order = np.argsort(-peak, kind="stable")
+    worst, largest = layers[order], float(peak[order[0]])
+    first, last = span(run, condition, layers)
+    yield Finding(
+        code="update_ratio_high",
+        severity=Severity.WARNING,
+        layers=names(run, worst),
+        first_step=first,
+        last_step=last,
+        message=(
+            f"Steps overwrite the weights: one changed {run.layers[worst[0]].name} by {largest:.1g} of its size, and "
+            f"{counted(len(layers), 'layer')} moved by {high:g} or more in {STREAK} records in a row. "
+            "Usual cause: a learning rate that is too high."
+        ),
+        hint=(
+            f"Multiply the learning rate by {learning_rate_factor(largest)}: usual is a thousandth of the weights a "
+            "step; a linear warm-up spares the first steps."
+        ),
+        evidence={"largest_update_ratio": largest, "threshold": high},
+    )
+
+
+def update_ratio_low(run: Run) -> Iterator[Finding]:
+    """Find nets that stand still long before they have learned anything.
+
+    Condition: the median update ratio of a weight layer is at most `Thresholds.update_ratio_low`, over the records in
+    which it had a gradient and the optimizer stepped, and the loss has not come down. Not while the learning rate warms
+    up: then the latest ratios are larger than the first. Layers whose gradient is lost have another disease, and where
+    only some layers stand still while others learn, `uneven_learning_speed` says so.
+    """
+    ratio = _ratios(run)
+    ratio[:, vanished(run, relative_signal(run))] = np.nan
+    typical = median(ratio)
+    low = run.thresholds.update_ratio_low
+    enough = (~np.isnan(ratio)).sum(axis=0) >= 2 * run.thresholds.minimum_records
+    still = enough & (typical <= low)
+    layers = np.flatnonzero(still)
+    if not len(layers) or _warms_up(run, ratio[:, layers]) or _is_done(run):
+        return
+    worst = layers[np.argsort(typical[layers], kind="stable")]
+    if typical[enough].max() > run.thresholds.uneven_ratio * max(typical[worst[0]], 1e-30):
+        return
+    first, last = span(run, ratio <= low, layers)
+    yield Finding(
+        code="update_ratio_low",
+        severity=Severity.WARNING,
+        layers=names(run, worst),
+        first_step=first,
+        last_step=last,
+        message=(
+            f"The net stands still: a typical step moves {run.layers[worst[0]].name} by {typical[worst[0]]:.1e} of its "
+            f"size, and {counted(len(layers), 'layer')} by {low:g} or less, while the loss is not down. "
+            "Usual cause: a learning rate that is too low"
+            + (", or weights in half precision, which round small steps away." if typical[worst[0]] == 0 else ".")
+        ),
+        hint=(
+            f"Multiply the learning rate by {learning_rate_factor(float(np.median(typical[layers])))}: usual is a "
+            "thousandth of the weights a step."
+        ),
+        evidence={"median_update_ratio": float(typical[worst[0]]), "threshold": low},
+    )
+
+
+def uneven_learning_speed(run: Run) -> Iterator[Finding]:
+    """Find layers that learn a thousand times more slowly than others.
+
+    Condition: the median update ratio of a weight layer, over the records in which it had a gradient and the optimizer
+    stepped, is the `Thresholds.uneven_ratio`-th part of that of the fastest layer or less, and the loss has not come
+    down: a pretrained net whose body barely moves under a new head is meant to do so, and learns. Layers whose gradient
+    is lost on the way back have another disease.
+    """
+    ratio = _ratios(run)
+    ratio[:, vanished(run, relative_signal(run))] = np.nan
+    enough = (~np.isnan(ratio)).sum(axis=0) >= 2 * run.thresholds.minimum_records
+    typical = np.where(enough, median(ratio), np.nan)
+    if not enough.any() or not np.nanmax(typical) > 0 or _is_done(run):
+        return
+    fastest = int(np.nanargmax(typical))
+    slow = np.nan_to_num(typical, nan=np.inf) * run.thresholds.uneven_ratio <= typical[fastest]
+    layers = np.flatnonzero(slow)
+    if not len(layers):
+        return
+    worst = layers[np.argsort(typical[layers], kind="stable")]
+    slowest = float(typical[worst[0]])
+    first, last = span(run, ~np.isnan(ratio), layers)
+    yield Finding(
+        code="uneven_learning_speed",
+        severity=Severity.WARNING,
+        layers=names(run, worst),
+        first_step=first,
+        last_step=last,
+        message=(
+            f"{run.layers[worst[0]].name} moves by {slowest:.1e} of its size in a typical step, "
+            f"{run.layers[fastest].name} by {typical[fastest]:.1e}: {counted(len(layers), 'layer')} at a thousandth of "
+            "the fastest pace or less. Usual cause: learning rates of parameter groups that are orders apart."
+        ).replace("a thousandth", f"1/{run.thresholds.uneven_ratio:g}"),
+        hint=(
+            f"Check `lr` of the optimizer's parameter groups: that of {run.layers[worst[0]].name} would need "
+            f"{learning_rate_factor(slowest)} times as much for a usual step. If it is not meant to train, say so: "
+            "requires_grad_(False)."
+        ),
+        evidence={"slowest": slowest, "fastest": float(typical[fastest]), "threshold": run.thresholds.uneven_ratio},
+    )
+
+
+def _ratios(run: Run) -> Float64s:
+    """Update ratios of weight layers where they say something: float64[S, L], NaN elsewhere.
+
+    That is in steps that happened, of layers that had a gradient: a head that a batch does not use does not move.
+    """
+    ratio = run.metric("update_ratio").astype(np.float64)
+    ratio[:, [layer.kind not in WEIGHT_LAYERS for layer in run.layers]] = np.nan
+    ratio[run.series(SKIPPED) == 1] = np.nan
+    ratio[~(run.metric("grad_norm") > 0)] = np.nan
+    return ratio
+
+
+def _is_done(run: Run) -> bool:
+    went = progress(run)
+    return went.has_learned or not went.known
+
+
+def _warms_up(run: Run, ratio: Float64s) -> Mask | bool:
+    """Say whether the latest ratios are well above the first."""
+    count = run.thresholds.minimum_records
+    pace = np.array([np.nanmedian(row) for row in ratio if not np.isnan(row).all()])
+    return bool(np.median(pace[-count:]) > WARMING_UP * np.median(pace[:count]))
