@@ -137,7 +137,8 @@ def _table(findings: Sequence[Finding]) -> str:
         return "**Sound.** GradScope found nothing wrong with the gradients and activations that it measured."
     lines = ["| finding | where | what happened | what to change |", "|---|---|---|---|"]
     for f in findings:
-        cells = ([str(f.severity), f.code], [_named(f.layers), _steps(f)], [f.message], [f.hint])
+        follows = [f"follows from {f.cause}"] if f.cause else []
+        cells = ([str(f.severity), f.code, *follows], [_named(f.layers), _steps(f)], [f.message], [f.hint])
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.records import Finding, Flight, Floats, Run, Severity
+from gradscope.rules.causes import in_order
 from gradscope.wording import counted
 
 
@@ -93,7 +94,7 @@ def verdict(run: Run, findings: Sequence[Finding]) -> str:
 
     Remarks (severity info) are no disease. A run too short to be judged is said to be.
     """
-    worst = max(findings, key=lambda finding: finding.severity, default=None)
+    worst = next(iter(in_order(findings)), None)
     if worst is not None and worst.severity > Severity.INFO:
         return f"{counted(len(findings), 'finding')}: {worst.severity} {worst.code} {_extent(worst)}"
     if not len(run.steps):

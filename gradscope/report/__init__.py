@@ -28,6 +28,7 @@ from gradscope.records import (
 from gradscope.report.layer_table import layer_table
 from gradscope.report.page import SHORTEST_NAME, STYLES, Page
 from gradscope.report.sparkline import sparkline
+from gradscope.rules.causes import in_order
 from gradscope.summary import verdict, worst_severity
 from gradscope.wording import counted
 
@@ -52,7 +53,7 @@ class Report:
         if self.run.layers:
             yield ""
             yield from layer_table(page, self.run, self.findings, self.max_layers)
-        for finding in sorted(self.findings, key=lambda f: -f.severity):
+        for finding in in_order(self.findings):
             yield ""
             yield _finding(page, finding)
             if finding.code in self.run.flights:
@@ -175,6 +176,7 @@ def _finding(page: Page, finding: Finding) -> RenderableType:
         " ",
         (page.visible(finding.code), "bold"),
         (f"  {page.steps(finding.first_step, finding.last_step)}", "dim"),
+        (f"  follows from {page.visible(finding.cause)}" if finding.cause else "", "dim"),
     )
     layers = Text(page.names(finding.layers) if finding.layers else "the whole net", "dim")
     what = page.item(page.glyphs.signs[finding.severity], [head, layers, page.text(finding.message)], style)

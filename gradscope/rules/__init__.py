@@ -39,7 +39,7 @@ def diagnose(run: Run, thresholds: Thresholds | None = None) -> tuple[Finding, .
     """Return what is wrong with `run`, the most severe first, consequences behind their cause.
 
     Nothing for a sound or an empty run. Judged by `thresholds`, or by those that the run was recorded with. Of more
-    than 500 records a choice is judged, so that it takes the same time for a run of any length.
+    than 300 records a choice is judged, so that it takes the same time for a run of any length.
     """
     judged = thinned(run if thresholds is None else replace(run, thresholds=thresholds))
     return under_causes([finding for rule in RULES for finding in rule(judged)])

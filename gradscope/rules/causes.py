@@ -20,24 +20,30 @@ leave their bounds where the weights do not meet the conditions; a clipped step 
 
 
 def under_causes(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return `findings`, the most severe first, each consequence right behind its cause, which it names.
+    """Return `findings` with their causes named, in the order in which they are told.
 
     A cause begins no later than its consequence, and is a warning at least. A remark about what is a warning, too, is
     left out.
     """
     warned = {f.code for f in findings if f.severity >= Severity.WARNING}
     kept = [f for f in findings if f.severity >= Severity.WARNING or f.code not in warned]
-    linked = [replace(f, cause=_cause(f, kept)) for f in sorted(kept, key=lambda f: -f.severity)]
+    return in_order([replace(f, cause=_cause(f, kept)) for f in kept])
+
+
+def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return `findings`, the most severe first, each consequence right behind the cause that it names."""
+    by_severity = sorted(findings, key=lambda f: -f.severity)
+    codes = {f.code for f in findings}
     ordered: list[Finding] = []
 
     def put(finding: Finding) -> None:
         ordered.append(finding)
-        for other in linked:
+        for other in by_severity:
             if other.cause == finding.code and not any(other is f for f in ordered):
                 put(other)
 
-    for finding in linked:
-        if not finding.cause:
+    for finding in by_severity:
+        if finding.cause not in codes:
             put(finding)
     return tuple(ordered)
 

@@ -14,6 +14,9 @@ WEIGHT_LAYERS = ("linear", "convolution", "recurrent", "attention")
 few and differently scaled parameters: their norms say little beside those of a weight matrix."""
 
 
+_BEFORE = np.int32(-1)
+
+
 def persistent(run: Run, condition: Mask, measured: Mask, few: bool = False) -> Mask:
     """Say for which layers `condition` holds often enough: bool[L] from bool[S, L].
 
@@ -32,9 +35,9 @@ def held(begin: Mask, go_on: Mask) -> Mask:
 
     Hysteresis, as in a trigger of Schmitt's: what wavers about a threshold neither comes nor goes with each record.
     """
-    rows = np.arange(len(begin))[:, None]
-    started = np.maximum.accumulate(np.where(begin, rows, -1), axis=0)
-    ended = np.maximum.accumulate(np.where(go_on | begin, -1, rows), axis=0)
+    rows = np.arange(len(begin), dtype=np.int32)[:, None]
+    started = np.maximum.accumulate(np.where(begin, rows, _BEFORE), axis=0)
+    ended = np.maximum.accumulate(np.where(go_on | begin, _BEFORE, rows), axis=0)
     on: Mask = started > ended
     return on
 

@@ -62,7 +62,8 @@ def progress(run: Run) -> Progress:
     if not len(first) or not min(first[0], np.median(first)) > 0:
         return Progress(nothing, np.zeros(len(loss), dtype=bool))
     start = float(min(first[0], np.median(first)))  # a learning rate that is far too high shows in the second step
-    padded = np.concatenate([np.full(window - 1, np.inf), _known(run)])
+    known = _known(run)
+    padded = np.concatenate([np.full(window - 1, known[0]), known])
     latest = np.median(sliding_window_view(padded, window), axis=1)
     return Progress(latest / start, latest <= max(HALF * start, SMALL))
 

@@ -1,5 +1,7 @@
 """The error signal over depth: what reaches a layer on the way back from the loss, beside what reaches the last."""
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,17 +30,28 @@ def relative_signal(run: Run) -> Float64s:
     layer x is taken for 1. The comparison is with the largest among the layers nearest the loss. Nothing is said of a
     net with fewer than three weight layers.
     """
-    norms = run.metric("grad_norm").astype(np.float64)
-    signal = np.full(norms.shape, np.nan)
+    if run not in _KNOWN:
+        _KNOWN[run] = _relative_signal(run)
+    return _KNOWN[run]
+
+
+_KNOWN: WeakKeyDictionary[Run, Float64s] = WeakKeyDictionary()
+"""What has been computed already: several rules ask for it in one diagnosis."""
+
+
+def _relative_signal(run: Run) -> Float64s:
+    norms = run.metric("grad_norm")
+    everywhere = np.full(norms.shape, np.nan)
     rows = run.rows(*WEIGHT_LAYERS)
     rows = rows[~np.isnan(norms[:, rows]).all(axis=0)]
     if len(rows) < 3:
-        return signal
-    signal[:, rows] = norms[:, rows] / _input_scale(run, rows)
+        return everywhere
+    signal = norms[:, rows] / _input_scale(run, rows)
     signal[~np.isfinite(signal)] = np.nan
-    near = signal[:, rows[-max(1, len(rows) // NEAREST) :]]
+    near = signal[:, -max(1, len(rows) // NEAREST) :]
     nearest = np.where(np.isnan(near), 0, near).max(axis=1, initial=0)
-    return signal / np.where(nearest > 0, nearest, np.nan)[:, None]
+    everywhere[:, rows] = signal / np.where(nearest > 0, nearest, np.nan)[:, None]
+    return everywhere
 
 
 def vanished(run: Run, signal: Float64s) -> Mask:
@@ -77,8 +90,7 @@ def _is_bad(run: Run) -> Mask:
 def _input_scale(run: Run, rows: npt.NDArray[np.int64]) -> Float64s:
     """√(1 + mean square) of what each of `rows` is given, relative to an input of 1: float64[S, len(rows)]."""
     square = np.ones((len(run.steps), len(rows)))
-    mean, variance = run.metric("act_mean"), run.metric("act_var")
-    for i, row in enumerate(rows):
-        if row and run.layers[row - 1].kind in ACTIVATIONS:
-            square[:, i] = mean[:, row - 1].astype(np.float64) ** 2 + variance[:, row - 1]
+    fed = np.array([row > 0 and run.layers[row - 1].kind in ACTIVATIONS for row in rows], dtype=bool)
+    before = rows[fed] - 1
+    square[:, fed] = run.metric("act_mean")[:, before].astype(np.float64) ** 2 + run.metric("act_var")[:, before]
     return np.sqrt((1 + np.where(np.isfinite(square), square, 1.0)) / 2)

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from gradscope.records import NONFINITE_LOSS, TOTAL_NORM, Run
 
-LIMIT = 500
+LIMIT = 300
 """Records that are judged at most."""
 
-ENDS = 50
+ENDS = 40
 """Records at the start and at the end that are always among them, and at most as many of those that stand out."""
 
 

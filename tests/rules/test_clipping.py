@@ -1,0 +1,51 @@
+"""Clipping: when it is a safety net, and when it decides how far a step goes."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gradscope import Layer, Run, Severity, diagnose
+from tests.hand_written_runs import run_of
+
+FLAT = np.full(40, 2.3)
+LAYERS = [Layer("fc", "Linear", "linear")]
+
+
+def clipped_run(coefficient: npt.ArrayLike, loss: npt.ArrayLike = FLAT, **more: npt.ArrayLike) -> Run:
+    series = {"clip_coefficient": coefficient, "loss": loss, "total_norm": 2.0, **more}
+    totals = {k: np.broadcast_to(np.asarray(v, dtype=np.float64), 40).copy() for k, v in series.items()}
+    totals["total_norm_clipped"] = totals["total_norm"] * totals["clip_coefficient"]
+    return run_of("clipped", LAYERS, {"grad_norm": 1.0}, globals=totals)
+
+
+def test_every_step_cut_to_a_hundredth() -> None:
+    (finding,) = diagnose(clipped_run(0.01))
+    assert (finding.code, finding.severity, finding.layers) == ("clipping_dominates", Severity.WARNING, ())
+    assert (
+        "100% of the recorded steps are clipped, a typical one from a gradient norm of 2 to 0.02, 1.0% of it"
+        in finding.message
+    )
+    assert "Trainer(gradient_clip_val=2)" in finding.hint
+    assert "multiply the learning rate by 1.0e+02" in finding.hint
+
+
+def share(of: float) -> npt.NDArray[np.float64]:
+    return np.where(np.arange(40) < 40 * of, 0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("run", "sick"),
+    [
+        (clipped_run(0.2), True),
+        (clipped_run(0.21), False),
+        (clipped_run(share(0.9)), True),
+        (clipped_run(share(0.875)), False),
+        (clipped_run(0.1, np.geomspace(2.3, 0.3, 40)), False),
+        (clipped_run(0.1, np.nan), False),
+        (clipped_run(0.1, skipped=1.0), False),
+        (clipped_run(np.nan), False),
+    ],
+    ids=["hard", "less hard", "often", "less often", "learns", "no loss", "skipped", "not measured"],
+)
+def test_either_side_of_the_marks(run: Run, sick: bool) -> None:
+    assert [f.code for f in diagnose(run)] == (["clipping_dominates"] if sick else [])

@@ -1,0 +1,176 @@
+"""Steps that are too large, too small, or of another size from layer to layer: each rule on either side of its mark."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gradscope import Finding, Layer, Run, Severity, Thresholds, diagnose
+from tests.hand_written_runs import run_of
+
+FLAT = np.full(40, 2.3)
+FALLING = np.geomspace(2.3, 0.2, 40)
+WORSE = np.concatenate([[2.3, 40, 90, 60], np.full(36, 2.5)])
+
+
+def run_with(update_ratio: npt.ArrayLike, loss: npt.ArrayLike | None = None, **options: Any) -> Run:
+    """A run of three linear layers; `update_ratio` is broadcast to [records, 3]."""
+    layers = [Layer(f"fc{i}", "Linear", "linear") for i in range(3)]
+    metrics = {"grad_norm": 1.0, "update_ratio": update_ratio, **options.pop("metrics", {})}
+    totals = {} if loss is None else {"loss": np.asarray(loss, dtype=np.float64)}
+    return run_of("updates", layers, metrics, globals={**totals, **options.pop("globals", {})}, **options)
+
+
+def only(run: Run) -> Finding:
+    (finding,) = diagnose(run)
+    return finding
+
+
+def codes(run: Run) -> list[str]:
+    return [finding.code for finding in diagnose(run)]
+
+
+# ------------------------------------------------------------------ too large
+
+
+def streak(length: int, value: float = 0.3) -> npt.NDArray[np.float64]:
+    ratio = np.full((40, 3), 1e-3)
+    ratio[2 : 2 + length, 1] = value
+    return ratio
+
+
+def test_steps_that_overwrite_a_layer_five_times_in_a_row() -> None:
+    finding = only(run_with(streak(5), WORSE))
+    assert (finding.code, finding.severity, finding.layers) == ("update_ratio_high", Severity.WARNING, ("fc1",))
+    assert (finding.first_step, finding.last_step) == (20, 60)
+    assert (
+        "one changed fc1 by 0.3 of its size, and 1 layer moved by 0.1 or more in 5 records in a row" in finding.message
+    )
+    assert "Multiply the learning rate by 1e-2" in finding.hint
+    assert finding.evidence == {"largest_update_ratio": pytest.approx(0.3), "threshold": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "loss"),
+    [(streak(4), WORSE), (streak(5, 0.099), WORSE), (streak(5), FALLING), (streak(5), np.geomspace(2.3, 1.5, 40))],
+    ids=["four", "below", "the loss is down", "the loss comes down slowly and never rose"],
+)
+def test_large_steps_that_are_none_or_do_no_harm(ratio: npt.ArrayLike, loss: npt.ArrayLike) -> None:
+    assert diagnose(run_with(ratio, loss)) == ()
+
+
+def test_a_ratio_that_wavers_about_the_mark_is_one_streak() -> None:
+    ratio = streak(5)
+    ratio[3:6:2, 1] = 0.07
+    assert codes(run_with(ratio, WORSE)) == ["update_ratio_high"]
+    ratio[4, 1] = 0.04
+    assert codes(run_with(ratio, WORSE)) == []
+
+
+def test_without_a_loss_large_steps_have_to_last() -> None:
+    assert diagnose(run_with(streak(19))) == ()
+    assert codes(run_with(streak(20))) == ["update_ratio_high"]
+
+
+def test_a_layer_that_starts_at_zero_may_take_large_steps() -> None:
+    ratio = np.full((40, 3), 1e-3)
+    ratio[:, 2] = [math.nan, *(1 / np.arange(1, 40))]
+    assert diagnose(run_with(ratio, np.geomspace(2.3, 1.9, 40))) == ()
+
+
+# ------------------------------------------------------------------ too small
+
+
+def test_a_net_that_stands_still() -> None:
+    finding = only(run_with([1e-9, 1e-8, 1e-7], FLAT))
+    assert (finding.code, finding.severity) == ("update_ratio_low", Severity.WARNING)
+    assert finding.layers == ("fc0", "fc1", "fc2")
+    assert "a typical step moves fc0 by 1.0e-09 of its size" in finding.message
+    assert "Multiply the learning rate by 1e5" in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("ratio", "loss"),
+    [(1.1e-6, FLAT), (1e-9, FALLING), (1e-9, np.full(40, 4e-4)), (1e-9, None)],
+    ids=["above", "learned", "nothing left to learn", "no loss to tell"],
+)
+def test_small_steps_that_are_none_or_do_no_harm(ratio: float, loss: npt.ArrayLike | None) -> None:
+    assert diagnose(run_with(ratio, loss)) == ()
+
+
+def test_a_warm_up_is_no_standstill() -> None:
+    ratio = np.broadcast_to(np.linspace(0, 1e-6, 40)[:, None], (40, 3))
+    assert diagnose(run_with(ratio, FLAT)) == ()
+    assert codes(run_with(ratio[::-1], FLAT)) == ["update_ratio_low"]
+
+
+def test_a_head_that_is_idle_or_a_step_that_was_skipped_does_not_stand_still() -> None:
+    ratio, gradient = np.full((40, 3), 1e-3), np.ones((40, 3))
+    ratio[::4], ratio[1::4], ratio[2::4] = 0, 0, 0
+    gradient[::4], gradient[1::4] = 0, math.nan
+    skipped = (np.arange(40) % 4 == 2).astype(float)
+    idle = {"grad_norm": gradient}
+    assert diagnose(run_with(ratio, FLAT, metrics=idle, globals={"skipped": skipped})) == ()
+    assert codes(run_with(ratio, FLAT)) == ["update_ratio_low"]
+
+
+def test_weights_that_round_every_step_away() -> None:
+    assert "weights in half precision, which round small steps away" in only(run_with(0.0, FLAT)).message
+
+
+def test_embeddings_and_norms_are_not_judged_by_their_steps() -> None:
+    run = run_with([1e-9, 1e-3, 1e-3], FLAT)
+    layers = (Layer("words", "Embedding", "embedding"), *run.layers[1:])
+    assert codes(run) == ["uneven_learning_speed"]
+    assert diagnose(run_of("words", layers, run.metrics, globals=run.globals)) == ()
+
+
+# ------------------------------------------------------------------ uneven
+
+
+def test_a_layer_a_thousand_times_slower() -> None:
+    finding = only(run_with([9e-7, 1e-4, 1e-3], FLAT))
+    assert (finding.code, finding.severity, finding.layers) == (
+        "uneven_learning_speed",
+        Severity.WARNING,
+        ("fc0",),
+    )
+    assert (
+        "fc0 moves by 9.0e-07 of its size in a typical step, fc2 by 1.0e-03: 1 layer at 1/1000 of the"
+        in finding.message
+    )
+    assert "that of fc0 would need 1,000 times as much" in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("ratio", "loss"),
+    [([1.1e-6, 1e-4, 1e-3], FLAT), ([1e-8, 1e-4, 1e-3], FALLING), ([math.nan, 1e-4, 1e-3], FLAT)],
+    ids=["less than a thousand", "learned", "frozen"],
+)
+def test_speeds_that_differ_less_or_do_no_harm(ratio: npt.ArrayLike, loss: npt.ArrayLike) -> None:
+    assert diagnose(run_with(ratio, loss)) == ()
+
+
+def test_a_threshold_of_the_users_own() -> None:
+    run = run_with([1e-5, 1e-4, 1e-3], FLAT)
+    assert diagnose(run) == ()
+    (finding,) = diagnose(run, Thresholds(uneven_ratio=50))
+    assert "at 1/50 of the fastest pace or less" in finding.message
+
+
+def test_layers_whose_gradient_vanished_are_not_slow_too() -> None:
+    metrics = {"grad_norm": [1e-9, 1e-4, 1.0]}
+    assert codes(run_with([1e-12, 1e-7, 1e-3], FLAT, metrics=metrics)) == ["vanishing_gradient"]
+
+
+@pytest.mark.parametrize("records", [0, 1, 4, 9])
+def test_a_few_records_are_too_few(records: int) -> None:
+    for ratio in (1e-9, [1e-9, 1e-3, 1e-3]):
+        assert diagnose(run_with(ratio, FLAT[:records], records=records)) == ()
+
+
+def test_columns_of_nothing_but_nan_are_not_judged() -> None:
+    assert diagnose(run_with(math.nan, FLAT)) == ()
+    assert diagnose(run_with(math.inf, FALLING)) == ()
