@@ -61,13 +61,16 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
     """Find bounded activations most of whose outputs sit at a limit, where the slope is next to zero.
 
     Condition: in at least half of the records `saturated_fraction` is at least `Thresholds.saturated_fraction`
-    (Glorot and Bengio 2010, section 3), of those in which the loss is still more than half of what it began with: a
+    (Glorot and Bengio 2010, section 3), of those in which the loss has not yet come down, and neither has it at last: a
     net that has learned may be sure of itself. The last activation does not count when no weight layer comes after it,
     for the output of a sure classifier saturates and ought to.
     """
+    went = progress(run)
+    if went.has_learned:
+        return
     saturated = run.metric("saturated_fraction")
     hidden = np.arange(len(run.layers)) < max(run.rows(*WEIGHT_LAYERS), default=0)
-    measured = ~np.isnan(saturated) & hidden & ~progress(run).learned[:, None]
+    measured = ~np.isnan(saturated) & hidden & ~went.learned[:, None]
     condition = measured & (saturated >= run.thresholds.saturated_fraction)
     layers = np.flatnonzero(persistent(run, condition, measured))
     if not len(layers):

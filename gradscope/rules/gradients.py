@@ -9,6 +9,7 @@ from gradscope.activations import RECTIFIER, SATURATING
 from gradscope.records import TOTAL_NORM, Finding, Layer, Run, Severity
 from gradscope.rules.persistence import median, names, persistent, span
 from gradscope.rules.prescriptions import clip_value
+from gradscope.rules.progress import progress
 from gradscope.rules.signal import died_young, exploded, relative_signal, vanished
 from gradscope.wording import counted
 
@@ -24,6 +25,7 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
     at a small loss do not count. A product of slopes and weights below 1 shrinks geometrically with depth (Hochreiter
     1991; Bengio, Simard and Frasconi 1994). AutoTrainer (Zhang et al., ICSE 2021) sets the mark at 1e-3. Layers with no
     gradient at all are another disease, unless they stand in front of such a decay: then the gradient has underflowed.
+    Of a net whose loss has come down it is a remark.
     """
     signal = relative_signal(run)
     layers = np.flatnonzero(vanished(run, signal))
@@ -35,7 +37,7 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
     bounded = [layer for layer in run.layers if layer.kind == SATURATING]
     yield Finding(
         code="vanishing_gradient",
-        severity=Severity.CRITICAL,
+        severity=_severity(run),
         layers=names(run, worst),
         first_step=first,
         last_step=last,
@@ -82,7 +84,7 @@ def exploding_gradient(run: Run) -> Iterator[Finding]:
     many times its median in the first records. At the start: the run dies of a NaN within the first records, and the
     last gradient before was over as many times as large as the weights, so that no learning rate in use could have
     taken that step. The mirror image of vanishing: a product of factors above 1 (Pascanu, Mikolov and Bengio 2013).
-    One cause gives one finding: the first of these that holds.
+    One cause gives one finding: the first of these that holds. Of a net whose loss has come down it is a remark.
     """
     yield from next(filter(None, (_over_depth(run), _over_training(run), _at_the_start(run))), [])
 
@@ -188,7 +190,7 @@ def _exploding(
     evidence: dict[str, float],
 ) -> Finding:
     evidence = {**evidence, "threshold": run.thresholds.exploding_ratio}
-    return Finding("exploding_gradient", Severity.CRITICAL, names(run, layers), *steps, message, hint, evidence)
+    return Finding("exploding_gradient", _severity(run), names(run, layers), *steps, message, hint, evidence)
 
 
 def _smaller_weights(run: Run) -> str:
@@ -199,6 +201,10 @@ def _smaller_weights(run: Run) -> str:
         else "Initialise to match the activation (torch.nn.init.kaiming_normal_ for ReLU, xavier_normal_ for Tanh)"
     )
     return f"{first}, or add normalization layers; until then clip: {clip_value(run)}."
+
+
+def _severity(run: Run) -> Severity:
+    return Severity.INFO if progress(run).has_learned else Severity.CRITICAL
 
 
 def _largest(run: Run, record: int) -> list[int]:

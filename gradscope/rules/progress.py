@@ -9,9 +9,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from gradscope.records import LOSS, NONFINITE_LOSS, Run
 from gradscope.rules.persistence import Mask
 
-HALF = 0.5
-"""Share of the starting loss at which a net has learned something: a sick run of the kinds that are judged by it keeps
-more of its loss than that, since its sound twin loses most of it."""
+LEARNED = 0.4
+"""Share of the starting loss from which on a net has learned: at least 60 % of all that any cure could have taken away
+is gone, for no loss goes below zero. Then what is odd about its gradients does no harm."""
 
 SMALL = 0.05
 """A loss that needs no further fall. In cross-entropy the right answer then gets 95 % of the probability, in a squared
@@ -65,7 +65,7 @@ def progress(run: Run) -> Progress:
     known = _known(run)
     padded = np.concatenate([np.full(window - 1, known[0]), known])
     latest = np.median(sliding_window_view(padded, window), axis=1)
-    return Progress(latest / start, latest <= max(HALF * start, SMALL))
+    return Progress(latest / start, latest <= max(LEARNED * start, SMALL))
 
 
 def _known(run: Run) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """SELU and the bounds within which it promises to keep a net."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from gradscope.activations import SELF_NORMALIZING
 from gradscope.records import Finding, Floats, Run, Severity
 from gradscope.rules.persistence import Mask, names, persistent, span
+from gradscope.rules.signal import exploded, relative_signal, vanished
 from gradscope.wording import counted
 
 WELL_OUTSIDE = 2
@@ -21,9 +23,10 @@ def selu_drift(run: Run) -> Iterator[Finding]:
 
     The bounds are on the mean and on the variance of the outputs (Klambauer et al. 2017, theorem 1:
     `Thresholds.selu_mean`, `Thresholds.selu_variance`); named are the layers outside in at least half of the
-    records. By the theorem a net of correct weights pulls them inside layer by layer, so that one which does not
-    meet its conditions shows most of its SELU layers well outside before the first update: a warning. A net that
-    starts inside and leaves later is information alone: many do so within a few steps of Adam and learn well.
+    records, the first in depth first. By the theorem a net of correct weights pulls them inside layer by layer, so that
+    one which does not meet its conditions shows most of its SELU layers well outside before the first update: a
+    warning. A net that starts inside and leaves later is information alone, for many do so within a few steps of Adam
+    and learn well; unless the error signal vanishes or explodes, too (`gradscope.rules.signal`): then it is a warning.
     """
     mean, variance = run.metric("act_mean"), run.metric("act_var")
     measured = ~np.isnan(mean)
@@ -35,39 +38,57 @@ def selu_drift(run: Run) -> Iterator[Finding]:
     initial = measured & (run.steps < run.thresholds.selu_initial_steps)[:, None]
     ill = initial & _outside(run, mean, variance, WELL_OUTSIDE)
     if 2 * ill.sum() >= initial.sum() > 0:
-        yield _finding(run, outside, layers, Severity.WARNING)
+        yield _finding(run, outside, layers, Severity.WARNING, FROM_THE_START)
+    elif _signal_suffers(run):
+        yield _finding(run, outside, layers, Severity.WARNING, LATER_AND_ILL)
     else:
-        yield _finding(run, outside, layers, Severity.INFO)
+        yield _finding(run, outside, layers, Severity.INFO, LATER)
 
 
-def _finding(run: Run, outside: Mask, layers: npt.NDArray[np.int64], severity: Severity) -> Finding:
+class _Phase(NamedTuple):
+    """What to say of SELUs outside, by when they left; `what` goes on after "outside the stated bounds"."""
+
+    what: str
+    hint: str
+
+
+FROM_THE_START = _Phase(
+    ", from the start. Usual cause: weights that are not LeCun-normal, plain Dropout, or inputs that were not "
+    "standardised.",
+    "Initialise every layer before a SELU with torch.nn.init.kaiming_normal_(weight, nonlinearity='linear') and zero "
+    "bias, use AlphaDropout in place of Dropout, and standardise the inputs.",
+)
+LATER_AND_ILL = _Phase(
+    ". It left them while training, and the error signal over depth is lost or grows with it. Usual cause: a learning "
+    "rate that carries the weights away from their range.",
+    "Lower the learning rate, which keeps the weights near LeCun-normal; clip, or decay the weights.",
+)
+LATER = _Phase(
+    ". It started near them and left while training, which SELU nets do that learn well.",
+    "Nothing to change while the loss goes down; else a lower learning rate keeps the weights in their range.",
+)
+
+
+def _signal_suffers(run: Run) -> bool:
+    signal = relative_signal(run)
+    return bool((vanished(run, signal) | exploded(run, signal)).any())
+
+
+def _finding(run: Run, outside: Mask, layers: npt.NDArray[np.int64], severity: Severity, phase: _Phase) -> Finding:
     # The first in depth comes first: what is behind it only inherits its inputs.
     first_step, last_step = span(run, outside, layers)
     leader = int(layers[0])
     at = int(np.flatnonzero(outside[:, leader])[0])
     mean, variance = (float(run.metric(m)[at, leader]) for m in ("act_mean", "act_var"))
     bounds, (low, high) = run.thresholds.selu_mean, run.thresholds.selu_variance
-    shared = (
+    others = f", the first of {counted(len(layers), 'SELU layer')} outside" if len(layers) > 1 else ""
+    message = (
         f"{run.layers[leader].name} has mean {mean:.2f} and variance {variance:.2f} at step {run.steps[at]}, outside "
         f"the stated bounds (mean in [{bounds[0]:g}, {bounds[1]:g}], variance in [{low:g}, {high:g}])"
+        f"{others}{phase.what}"
     )
-    others = f", the first of {counted(len(layers), 'SELU layer')} outside" if len(layers) > 1 else ""
-    if severity is Severity.INFO:
-        message = f"{shared}{others}. It started near them and left while training, which SELU nets do that learn well."
-        hint = (
-            "Nothing to change while the loss goes down; else a lower learning rate keeps the weights in their range."
-        )
-    else:
-        message = (
-            f"{shared}{others}, from the start. Usual cause: weights that are not LeCun-normal, plain Dropout, or "
-            "inputs that were not standardised."
-        )
-        hint = (
-            "Initialise every layer before a SELU with torch.nn.init.kaiming_normal_(weight, nonlinearity='linear') "
-            "and zero bias, use AlphaDropout in place of Dropout, and standardise the inputs."
-        )
     evidence = {"mean": mean, "variance": variance, "layers_outside": float(len(layers))}
-    return Finding("selu_drift", severity, names(run, layers), first_step, last_step, message, hint, evidence)
+    return Finding("selu_drift", severity, names(run, layers), first_step, last_step, message, phase.hint, evidence)
 
 
 def _outside(run: Run, mean: Floats, variance: Floats, times: float) -> Mask:

@@ -242,6 +242,21 @@ def test_selu_that_leaves_later_is_information() -> None:
     assert finding.layers == ("act0", "act1", "act2")
 
 
+def test_selu_that_leaves_later_is_a_warning_where_the_error_signal_suffers() -> None:
+    mean = np.full((40, 3), 0.05)
+    mean[1:] = 0.3
+    run = activation_run("self_normalizing", "SELU", {"act_mean": mean, "act_var": 1.0})
+    norms = np.full((40, 7), np.nan, dtype=np.float32)
+    norms[:, ::2] = [1e-7, 1e-5, 0.1, 1.0]
+    sick = replace(run, metrics={**run.metrics, "grad_norm": norms})
+    assert codes(diagnose(sick)) == ["vanishing_gradient", "selu_drift"]
+    drift = diagnose(sick)[1]
+    assert drift.severity is Severity.WARNING
+    assert "It left them while training, and the error signal over depth is lost or grows with it" in drift.message
+    norms[:, ::2] = [0.1, 0.1, 0.1, 1.0]
+    assert [f.severity for f in diagnose(replace(run, metrics={**run.metrics, "grad_norm": norms}))] == [Severity.INFO]
+
+
 def test_one_selu_that_starts_just_outside_is_the_draw_of_the_weights() -> None:
     finding = only(activation_run("self_normalizing", "SELU", {"act_mean": 0.02, "act_var": [0.6, 1.0, 1.6]}))
     assert finding.severity is Severity.INFO
