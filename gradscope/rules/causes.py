@@ -12,21 +12,32 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "dead_relu": ("update_ratio_high", "exploding_gradient"),
     "exploding_gradient": ("selu_misconfigured", "update_ratio_high"),
     "selu_drift": ("selu_misconfigured",),
-    "update_ratio_low": ("clipping_dominates",),
 }
 """Code → the codes that cause it, the likeliest first. Numbers overflow because gradients explode; a signal is lost in
 units that are saturated; steps that overwrite the weights throw units to where they saturate or die; SELUs
-leave their bounds where the weights do not meet the conditions; a clipped step is a small step."""
+leave their bounds where the weights do not meet the conditions."""
+
+EXPLAINED: dict[str, tuple[str, ...]] = {
+    "uneven_learning_speed": ("vanishing_gradient", "exploding_gradient", "saturated_activation", "update_ratio_high"),
+    "update_ratio_low": ("vanishing_gradient", "saturated_activation", "clipping_dominates", "uneven_learning_speed"),
+}
+"""Code → the codes beside which it says nothing new: where a gradient is lost, steps are small, and where it is cut off
+they are, too."""
 
 
 def under_causes(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Return `findings` with their causes named, in the order in which they are told.
 
-    A cause begins no later than its consequence, and is a warning at least. A remark about what is a warning, too, is
-    left out.
+    A cause begins no later than its consequence, and is a warning at least. Left out are a remark about what is a
+    warning, too, and what says nothing new (`EXPLAINED`).
     """
     warned = {f.code for f in findings if f.severity >= Severity.WARNING}
-    kept = [f for f in findings if f.severity >= Severity.WARNING or f.code not in warned]
+    kept = [
+        f
+        for f in findings
+        if (f.severity >= Severity.WARNING or f.code not in warned)
+        and not warned.intersection(EXPLAINED.get(f.code, ()))
+    ]
     return in_order([replace(f, cause=_cause(f, kept)) for f in kept])
 
 

@@ -18,6 +18,10 @@ SMALL = 0.05
 error of standardised targets 95 % of the variance is explained. A net that is resumed there has nothing to learn."""
 
 
+WORSE = 1.1
+"""Times the starting loss, in the median of some records, from which on training has done harm."""
+
+
 class Progress(NamedTuple):
     """The loss relative to that of the first records, at each record: float64[S], NaN where it is not known.
 
@@ -33,20 +37,14 @@ class Progress(NamedTuple):
         return not np.isnan(self.share).all()
 
     @property
-    def end(self) -> float:
-        """The share that is left at the last record: NaN where it is not known."""
-        known = self.share[~np.isnan(self.share)]
-        return float(known[-1]) if len(known) else float("nan")
-
-    @property
     def has_learned(self) -> bool:
         """Whether the loss has come down by the last record."""
         return bool(self.learned[-1]) if len(self.learned) else False
 
     @property
     def got_worse(self) -> bool:
-        """Whether the loss was ever well above that of the start, or has hardly left it at the end."""
-        return bool((self.share > 1.1).any()) or self.end > 0.9
+        """Whether the loss was ever well above that of the start."""
+        return bool((self.share > WORSE).any())
 
 
 def progress(run: Run) -> Progress:

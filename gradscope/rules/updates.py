@@ -18,6 +18,12 @@ STREAK = 5
 """Records in a row in which a step overwrites a tenth of a weight before it is a disease. Under Adam a learning rate
 that is far too high shows for the first steps only: by then the weights have grown to fit it."""
 
+ENOUGH = 15
+"""Records from which on a typical update ratio tells of more than the very first steps: those until step 50."""
+
+LASTING = 20
+"""Records of large steps, those until step 100, after which the loss ought to be down if they did no harm."""
+
 WARMING_UP = 2.0
 """How many times the first update ratios the latest may be: beyond that the learning rate is on its way up."""
 
@@ -26,19 +32,20 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
     """Find weights that each step overwrites.
 
     Condition: the update ratio ‖Δw‖/‖w‖ of a weight layer is at least `Thresholds.update_ratio_high` in five or more
-    records in a row, and the loss shows it: it was once well above that of the start, or has hardly left it. A layer
-    that starts at or near zero, as a new head does, takes large steps in relation to its size and learns; so does a net
-    whose loss comes down. Where no loss is known the condition must hold in half of the records.
+    records in a row, and the loss shows it, for it was once well above that of the start and is not down. Or it is so
+    in half of the records and still in the latest, and the loss is not down. A layer that starts at or near zero, as a
+    new head or an adapter does, takes large steps in relation to its size for a while and does no harm.
     """
     ratio = _ratios(run)
     high = run.thresholds.update_ratio_high
     condition = held(ratio >= high, ~(ratio < high / 2))
     often = longest_streak(condition) >= STREAK
     went = progress(run)
-    if went.has_learned or (went.known and not went.got_worse):
+    if went.has_learned:
         return
-    if not went.known:
-        often &= persistent(run, condition, ~np.isnan(ratio))
+    if not went.got_worse:
+        often &= persistent(run, condition, ~np.isnan(ratio)) & condition[-STREAK:].all(axis=0)
+        often &= _judged(ratio) >= LASTING
     layers = np.flatnonzero(often)
     if not len(layers):
         return
@@ -77,7 +84,7 @@ def update_ratio_low(run: Run) -> Iterator[Finding]:
     ratio[:, vanished(run, relative_signal(run))] = np.nan
     typical = median(ratio)
     low = run.thresholds.update_ratio_low
-    enough = (~np.isnan(ratio)).sum(axis=0) >= 2 * run.thresholds.minimum_records
+    enough = _judged(ratio) >= ENOUGH
     still = enough & (typical <= low)
     layers = np.flatnonzero(still)
     if not len(layers) or _warms_up(run, ratio[:, layers]) or _is_done(run):
@@ -116,7 +123,7 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
     """
     ratio = _ratios(run)
     ratio[:, vanished(run, relative_signal(run))] = np.nan
-    enough = (~np.isnan(ratio)).sum(axis=0) >= 2 * run.thresholds.minimum_records
+    enough = _judged(ratio) >= ENOUGH
     typical = np.where(enough, median(ratio), np.nan)
     if not enough.any() or not np.nanmax(typical) > 0 or _is_done(run):
         return
@@ -158,6 +165,11 @@ def _ratios(run: Run) -> Float64s:
     ratio[run.series(SKIPPED) == 1] = np.nan
     ratio[~(run.metric("grad_norm") > 0)] = np.nan
     return ratio
+
+
+def _judged(ratio: Float64s) -> npt.NDArray[np.int64]:
+    counts: npt.NDArray[np.int64] = (~np.isnan(ratio)).sum(axis=0)
+    return counts
 
 
 def _is_done(run: Run) -> bool:

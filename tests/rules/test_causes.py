@@ -49,6 +49,14 @@ def test_a_remark_about_what_is_a_warning_too_is_left_out() -> None:
     assert shown(finding("no_gradient", Severity.INFO)) == [("no_gradient", "")]
 
 
+def test_what_is_explained_already_is_left_out() -> None:
+    assert shown(finding("update_ratio_low"), finding("clipping_dominates")) == [("clipping_dominates", "")]
+    assert shown(finding("update_ratio_low"), finding("clipping_dominates", Severity.INFO)) == [
+        ("update_ratio_low", ""),
+        ("clipping_dominates", ""),
+    ]
+
+
 @pytest.mark.parametrize("code", CAUSES)
 def test_nothing_causes_itself(code: str) -> None:
     seen: set[str] = set()

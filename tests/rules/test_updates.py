@@ -69,9 +69,15 @@ def test_a_ratio_that_wavers_about_the_mark_is_one_streak() -> None:
     assert codes(run_with(ratio, WORSE)) == []
 
 
-def test_without_a_loss_large_steps_have_to_last() -> None:
-    assert diagnose(run_with(streak(19))) == ()
-    assert codes(run_with(streak(20))) == ["update_ratio_high"]
+@pytest.mark.parametrize("loss", [FLAT, None], ids=["flat", "unknown"])
+def test_where_the_loss_does_not_rise_large_steps_have_to_last(loss: npt.ArrayLike | None) -> None:
+    ratio = streak(40)
+    assert codes(run_with(ratio, loss)) == ["update_ratio_high"]
+    assert diagnose(run_with(ratio[:19], FLAT[:19] if loss is not None else None, records=19)) == (), "not for long"
+    ratio[:21, 1] = 1e-3
+    assert diagnose(run_with(ratio, loss)) == (), "in less than half of the records"
+    ratio[:21, 1], ratio[-1, 1] = 0.3, 1e-3
+    assert diagnose(run_with(ratio, loss)) == (), "no more"
 
 
 def test_a_layer_that_starts_at_zero_may_take_large_steps() -> None:
@@ -165,10 +171,11 @@ def test_layers_whose_gradient_vanished_are_not_slow_too() -> None:
     assert codes(run_with([1e-12, 1e-7, 1e-3], FLAT, metrics=metrics)) == ["vanishing_gradient"]
 
 
-@pytest.mark.parametrize("records", [0, 1, 4, 9])
+@pytest.mark.parametrize("records", [0, 1, 4, 14])
 def test_a_few_records_are_too_few(records: int) -> None:
     for ratio in (1e-9, [1e-9, 1e-3, 1e-3]):
         assert diagnose(run_with(ratio, FLAT[:records], records=records)) == ()
+        assert len(diagnose(run_with(ratio, FLAT[:15], records=15))) == 1
 
 
 def test_columns_of_nothing_but_nan_are_not_judged() -> None:
