@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from tables import show
 from zoo.case import Case
-from zoo.cases import CASES
+from zoo.cases import cases_named
 from zoo.data import MissingImagesError
 
 SEED_SHIFT = 1000
@@ -55,9 +55,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ablation", action="store_true", help="also GradScope without each of its rules in turn")
     parser.add_argument("--details", action="store_true", help="also what was said of each case")
     options = parser.parse_args(arguments)
-    options.chosen = [case for case in CASES if any(part in case.name for part in options.cases)]
-    if not options.chosen:
-        parser.error(f"--cases must be part of the name of a case, got {' '.join(options.cases)}; relu, say")
+    try:
+        options.chosen = cases_named(options.cases)
+    except ValueError as error:
+        parser.error(str(error))
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
     if options.ablation and GRADSCOPE not in options.systems:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tables import show
-from zoo.cases import CASES
+from zoo.cases import cases_named
 from zoo.data import MissingImagesError
 from zoo.evidence import HEADER, line
 from zoo.facts import Facts
@@ -25,9 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = 0
     if options.markdown:
         print(HEADER)
-    for case in CASES:
-        if not any(part in case.name for part in options.cases):
-            continue
+    for case in options.chosen:
         try:
             measured = examine(replace(case, seed=case.seed + options.seed_shift))
         except MissingImagesError as error:
@@ -48,7 +46,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", metavar="PART", default=[""], help="only those with this in their name")
     parser.add_argument("--seed-shift", type=int, default=0, help="added to the seed of each case (default: 0)")
     parser.add_argument("--markdown", action="store_true", help="print what was measured as a table")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        options.chosen = cases_named(options.cases)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def lines(measured: Measured) -> Iterator[str]:

@@ -171,7 +171,7 @@ def test_a_case_without_its_images_is_skipped_with_the_reason(
 def test_a_case_from_the_command_line_to_the_tables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(detection, "CASES", (DEAD, SOUND))
+    monkeypatch.setattr("zoo.cases.CASES", (DEAD, SOUND))
     detection.main(["--cases", "dea", "--systems", "SageMaker", "--seeds", "2", "--details"])
     printed = capsys.readouterr().out
     assert "2 sick and 0 sound runs" in printed

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import labels as program
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,22 @@ def test_labels_that_are_wrong_are_named() -> None:
         "dead_relu is measured yes ['net.act2#1'] but not written"
     ]
     assert examine(sound).wrong[-1].endswith("above 0.001")
+
+
+def test_the_program_checks_the_labels_of_the_cases_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = replace(DEAD, name="wrong", steps=4, labels=frozenset(), guilty={}, cure=None, learns_to=2.0)
+    monkeypatch.setattr("zoo.cases.CASES", (DEAD, sound))
+    assert program.main(["--cases", "wro"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("BAD  wrong: loss ")
+    assert "yes  dead_relu ['net.act2#1']" in printed
+    assert "!! dead_relu is measured yes ['net.act2#1'] but not written" in printed
+    assert printed.endswith("1 case(s) disagree with the measurement\n")
+    with pytest.raises(SystemExit):
+        program.main(["--cases", "flu"])
+    assert "got flu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

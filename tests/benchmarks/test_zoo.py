@@ -1,6 +1,7 @@
 """The cases, their data, and how one is trained."""
 
 import hashlib
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -132,4 +133,6 @@ def test_a_fit_that_an_exception_ends_hands_it_on() -> None:
             raise ArithmeticError("no loss")
 
     broken = case(make_module=lambda: Broken(mlp([4, 8, 3], nn.ReLU), sgd(0.1)))
+    level = logging.getLogger("gradscope").level
     assert repr(fit(broken, []).error) == "ArithmeticError('no loss')"
+    assert logging.getLogger("gradscope").level == level

@@ -1,5 +1,7 @@
 """The cases: 22 sick runs and 14 sound ones."""
 
+from collections.abc import Sequence
+
 from zoo.case import Case
 from zoo.cases import (
     depth,
@@ -51,3 +53,15 @@ CASES: tuple[Case, ...] = (
     sound_trainings.ZERO_HEAD,
     sound_trainings.ALTERNATING_HEADS,
 )
+
+
+def cases_named(parts: Sequence[str]) -> list[Case]:
+    """Return the cases with any of `parts` in their name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [case for case in CASES if any(part in case.name for part in parts)]
+    if not found:
+        raise ValueError(f"--cases must be part of the name of a case, got {' '.join(parts)}; relu, say")
+    return found
