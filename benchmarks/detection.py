@@ -1,6 +1,6 @@
 """How well GradScope tells sick runs from sound ones, beside the rules of other tools, on the runs of `zoo`.
 
-    python benchmarks/detection.py                              # all cases and systems, about four minutes
+    python benchmarks/detection.py                              # all cases and systems, about seven minutes
     python benchmarks/detection.py --cases selu nan --details   # some cases, and what was said of each
     python benchmarks/detection.py --seeds 3 --ablation         # other seeds too, and GradScope without each rule
 

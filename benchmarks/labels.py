@@ -1,6 +1,6 @@
 """Checks the labels of the zoo: measures by brute force whether what is written of each case is true.
 
-    python benchmarks/labels.py                              # about five minutes
+    python benchmarks/labels.py                              # some ten minutes
     python benchmarks/labels.py --cases selu --seed-shift 1000
     python benchmarks/labels.py --markdown > evidence.md     # what was measured, a line for each case
 
