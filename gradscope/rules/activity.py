@@ -6,26 +6,25 @@ import numpy as np
 
 from gradscope.activations import RECTIFIER
 from gradscope.records import Finding, Run, Severity
-from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, median, names, persistent, span
+from gradscope.rules.persistence import ENOUGH, WEIGHT_LAYERS, Mask, median, names, persistent, span
 from gradscope.rules.progress import progress
+from gradscope.rules.signal import spoiled
 from gradscope.wording import counted
 
 MOSTLY_DEAD = 0.9
 """Share of dead units from which a layer hardly passes anything."""
 
-LATEST = 2
-"""Latest records that have to agree: each looks back over a whole window already."""
-
 
 def dead_relu(run: Run) -> Iterator[Finding]:
     """Find rectifiers many of whose units never fire any more.
 
-    Condition: `dead_fraction` is at least `Thresholds.dead_fraction` in the last two records, and a whole window
-    has been recorded. Dead is a unit that fired for no sample in that window (Lu et al. 2019, "Dying ReLU and
-    Initialization"); sparse activations are not dead ones, and units that came back are not dead.
+    Condition: `dead_fraction` is at least `Thresholds.dead_fraction` in the latest record, which looks back over a
+    whole window, and a whole window has been recorded. A record with a NaN or an infinity tells of no unit. Dead is a
+    unit that fired for no sample in that window (Lu et al. 2019, "Dying ReLU and Initialization"); sparse activations
+    are not dead ones, and units that came back are not dead.
     """
     dead = run.metric("dead_fraction")
-    measured = ~np.isnan(dead)
+    measured = ~np.isnan(dead) & ~spoiled(run)[:, None]
     measured[:, [layer.kind != RECTIFIER for layer in run.layers]] = False
     condition = measured & (dead >= run.thresholds.dead_fraction)
     layers = np.array(
@@ -72,7 +71,7 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
     hidden = np.arange(len(run.layers)) < max(run.rows(*WEIGHT_LAYERS), default=0)
     measured = ~np.isnan(saturated) & hidden & ~went.learned[:, None]
     condition = measured & (saturated >= run.thresholds.saturated_fraction)
-    layers = np.flatnonzero(persistent(run, condition, measured))
+    layers = np.flatnonzero(persistent(run, condition, measured, ENOUGH))
     if not len(layers):
         return
     typical = median(saturated)
@@ -99,4 +98,4 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
 
 
 def _dead_now(run: Run, dead: Mask) -> bool:
-    return len(dead) >= run.thresholds.dead_window and bool(dead[-LATEST:].all())
+    return len(dead) >= run.thresholds.dead_window and bool(dead[-1])

@@ -5,8 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradscope.records import CLIP_COEFFICIENT, SKIPPED, TOTAL_NORM, TOTAL_NORM_CLIPPED, Finding, Run, Severity
-from gradscope.rules.prescriptions import clip_value, two_digits
+from gradscope.rules.persistence import ENOUGH, WEIGHT_LAYERS, median
+from gradscope.rules.prescriptions import USUAL_UPDATE, clip_value, two_digits
 from gradscope.rules.progress import progress
+
+SMALL_UPDATE = 3 * USUAL_UPDATE
+"""Update ratio of a typical weight layer above which clipping has not made the steps small: half an order of magnitude
+above the rule of thumb."""
 
 UNTOUCHED = 0.9999
 """A clip coefficient from which nothing was clipped: what is left is rounding."""
@@ -16,22 +21,22 @@ def clipping_dominates(run: Run) -> Iterator[Finding]:
     """Find runs in which nearly every step is clipped, and clipped hard.
 
     Condition: at least `Thresholds.clipped_share` of the recorded steps are clipped, a typical one to
-    `Thresholds.clip_coefficient` of its gradient norm or less, and the loss has not come down. Clipping by norm keeps
-    the direction and sets the length to the clip value (Pascanu, Mikolov and Bengio 2013), which then multiplies the
-    learning rate. An optimizer that divides by the gradient's own size, as Adam does, hardly feels it: a net that is
-    clipped at every step and learns is sound.
+    `Thresholds.clip_coefficient` of its gradient norm or less, the steps that are left are small, and the loss has not
+    come down. Clipping by norm keeps the direction and sets the length to the clip value (Pascanu, Mikolov and Bengio
+    2013), which then multiplies the learning rate. An optimizer that divides by the gradient's own size, as Adam does,
+    hardly feels it: its steps are as large as ever.
     """
     coefficient = run.series(CLIP_COEFFICIENT)
     coefficient = np.where(run.series(SKIPPED) == 1, np.nan, coefficient)
     measured = np.isfinite(coefficient)
     clipped = measured & (coefficient < UNTOUCHED)
-    if measured.sum() < 2 * run.thresholds.minimum_records:
+    if measured.sum() < ENOUGH:
         return
     share, typical = float(clipped.sum() / measured.sum()), float(np.median(coefficient[measured]))
     went = progress(run)
     if share < run.thresholds.clipped_share or typical > run.thresholds.clip_coefficient:
         return
-    if went.has_learned or not went.known:
+    if went.has_learned or not went.known or _typical_update(run) > SMALL_UPDATE:
         return
     norm, left = (float(np.median(run.series(name)[clipped])) for name in (TOTAL_NORM, TOTAL_NORM_CLIPPED))
     yield Finding(
@@ -55,3 +60,9 @@ def clipping_dominates(run: Run) -> Iterator[Finding]:
             "threshold": run.thresholds.clip_coefficient,
         },
     )
+
+
+def _typical_update(run: Run) -> float:
+    """The median over weight layers of their median update ratios: 0 where none was measured."""
+    ratios = median(run.metric("update_ratio")[:, run.rows(*WEIGHT_LAYERS)])
+    return float(np.nanmedian(ratios)) if np.isfinite(ratios).any() else 0.0

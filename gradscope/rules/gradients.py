@@ -3,15 +3,21 @@
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from gradscope.activations import RECTIFIER, SATURATING
-from gradscope.records import TOTAL_NORM, Finding, Layer, Run, Severity
-from gradscope.rules.persistence import median, names, persistent, span
-from gradscope.rules.prescriptions import clip_value
+from gradscope.records import LOSS, TOTAL_NORM, Finding, Layer, Run, Severity
+from gradscope.rules.persistence import Mask, median, names, persistent, span
+from gradscope.rules.prescriptions import clip_at, clip_value
 from gradscope.rules.progress import progress
 from gradscope.rules.signal import died_young, exploded, relative_signal, vanished
 from gradscope.wording import counted
+
+SENSITIVE = 100.0
+"""‖∂L/∂w‖ ‖w‖ / L, the share by which the loss changes for a share by which the weights do. A net of a few layers has
+some ten to fifty: it is about the number of layers that the loss is homogeneous in."""
+
+CHANGE = 1e-6
+"""Relative change of a norm that is more than rounding."""
 
 ALL_DEAD = 0.99
 """Share of dead units from which a rectifier lets nothing through: what stands before it is not cut off by itself."""
@@ -58,8 +64,10 @@ def _why_it_vanishes(bounded: list[Layer]) -> str:
     kind = bounded[0].type
     depth = len(bounded)
     if kind.lower() == "sigmoid":
-        shrunk = f"{counted(depth, 'of them')} alone leave at most {0.25**depth:.1e}" if depth > 1 else "each a quarter"
-        return f"Usual cause here: a stack of {kind}, whose slope is at most 0.25 and mostly far less: {shrunk}."
+        return (
+            f"Usual cause here: a stack of {kind}, whose slope is at most 0.25 and mostly far less: {depth} of them "
+            f"leave at most {0.25**depth:.1e}, but for what the weights add."
+        )
     return f"Usual cause here: a stack of {kind}, whose slope is at most 1 and, where it saturates, next to none."
 
 
@@ -81,24 +89,28 @@ def exploding_gradient(run: Run) -> Iterator[Finding]:
 
     Over depth: in at least half of the records the error signal at a layer is over `Thresholds.exploding_ratio` times
     the largest among the layers nearest the loss. Over training: the total norm, in two records or more, is over as
-    many times its median in the first records. At the start: the run dies of a NaN within the first records, and the
-    last gradient before was over as many times as large as the weights, so that no learning rate in use could have
-    taken that step. The mirror image of vanishing: a product of factors above 1 (Pascanu, Mikolov and Bengio 2013).
-    One cause gives one finding: the first of these that holds. Of a net whose loss has come down it is a remark.
+    many times its median in the first records; or it is so within the steps that the flight recorder kept. At the
+    start: the gradient is over as many times as large as the weights, so that no learning rate in use could take such a
+    step, and the run dies of a NaN within the first records, or a change of the weights by a percent changes the loss
+    by as much as it is (`SENSITIVE`), which a loss that is merely large does not do.
+
+    The mirror image of vanishing: a product of factors above 1 (Pascanu, Mikolov and Bengio 2013). One cause gives one
+    finding: the first of these that holds. Of a net whose loss has come down it is a remark.
     """
-    yield from next(filter(None, (_over_depth(run), _over_training(run), _at_the_start(run))), [])
+    yield from next(filter(None, (_over_depth(run), _over_training(run), _in_flight(run), _at_the_start(run))), [])
 
 
 def no_gradient(run: Run) -> Iterator[Finding]:
     """Find layers that are trainable, belong to an optimizer, and never once got a gradient.
 
     Condition: in every record all parameters of the layer have a gradient of None or of exactly zero. Frozen layers
-    do not count, nor layers in front of a rectifier that is dead altogether, nor such whose gradient vanished.
+    do not count, nor layers in front of a rectifier that is dead altogether, nor such whose gradient vanished, nor
+    such whose weights change between records: those are used in steps that were not recorded.
     """
     missing = run.metric("no_gradient_fraction")
     measured = ~np.isnan(missing)
     never = (measured.sum(axis=0) >= run.thresholds.minimum_records) & ((missing == 1) | ~measured).all(axis=0)
-    never &= ~vanished(run, relative_signal(run))
+    never &= ~vanished(run, relative_signal(run)) & ~_moves_unseen(run)
     never[: _last_dead_rectifier(run)] = False
     layers = np.flatnonzero(never)
     if not len(layers):
@@ -137,7 +149,11 @@ def _over_depth(run: Run) -> list[Finding]:
         "large for the depth, or a recurrent matrix with a spectral radius above 1."
     )
     steps = span(run, signal > run.thresholds.exploding_ratio, layers)
-    return [_exploding(run, worst, steps, grows, _smaller_weights(run), {"median_ratio": float(typical[worst[0]])})]
+    return [
+        _exploding(
+            run, names(run, worst), steps, grows, _smaller_weights(run), {"median_ratio": float(typical[worst[0]])}
+        )
+    ]
 
 
 def _over_training(run: Run) -> list[Finding]:
@@ -159,38 +175,61 @@ def _over_training(run: Run) -> list[Finding]:
     )
     cure = f"Lower the learning rate, or clip: {clip_value(run)}."
     steps = int(run.steps[high][0]), int(run.steps[high][-1])
-    return [_exploding(run, worst, steps, grew, cure, {"start": usual, "peak": float(norms[peak])})]
+    return [_exploding(run, names(run, worst), steps, grew, cure, {"start": usual, "peak": float(norms[peak])})]
+
+
+def _in_flight(run: Run) -> list[Finding]:
+    """What happened between two records, where the steps before a disaster were kept."""
+    for flight in run.flights.values():
+        norms = np.sqrt(np.nansum(flight.grad_norm.astype(np.float64) ** 2, axis=1))
+        steps, norms = flight.steps[np.isfinite(norms) & (norms > 0)], norms[np.isfinite(norms) & (norms > 0)]
+        if len(norms) < 2 * run.thresholds.minimum_records:
+            continue
+        usual, peak = float(np.median(norms[: len(norms) // 2])), int(np.argmax(norms))
+        if norms[peak] > run.thresholds.exploding_ratio * usual:
+            high = steps[norms > run.thresholds.exploding_ratio * usual]
+            row = int(np.argmax(np.nan_to_num(flight.grad_norm[flight.steps == steps[peak]][0], posinf=0)))
+            grew = (
+                f"The gradient norm grew from {usual:.2g} to {norms[peak]:.2g} at step {steps[peak]}, within the "
+                f"{counted(len(flight.steps), 'step')} that were kept, most of it in {flight.layers[row]}. Usual "
+                "cause: the learning rate is too high, or a few batches are far off."
+            )
+            cure = f"Lower the learning rate, or clip: {clip_value(run)}."
+            evidence = {"start": usual, "peak": float(norms[peak])}
+            return [_exploding(run, (flight.layers[row],), (int(high[0]), int(high[-1])), grew, cure, evidence)]
+    return []
 
 
 def _at_the_start(run: Run) -> list[Finding]:
-    norms = run.series(TOTAL_NORM)
-    finite = np.flatnonzero(np.isfinite(norms))
-    if not len(finite) or not died_young(run):
+    dies = died_young(run)
+    finite = np.flatnonzero(np.isfinite(run.series(TOTAL_NORM)))
+    if not len(finite):
         return []
-    at = int(finite[-1])
-    weights = float(np.sqrt(np.nansum(run.metric("weight_norm")[at].astype(np.float64) ** 2)))
-    if not norms[at] > run.thresholds.exploding_ratio * weights > 0:
+    at = int(finite[-1 if dies else 0])
+    norm, weights = float(run.series(TOTAL_NORM)[at]), _weights(run, at)
+    if not norm > run.thresholds.exploding_ratio * weights > 0 or not (dies or _is_inflated(run)):
         return []
+    survives = "and the run does not survive it" if dies else "and a percent of them doubles the loss"
     huge = (
-        f"The gradient norm is {norms[at]:.2g} at step {run.steps[at]}, {norms[at] / weights:.1e} times that of the "
-        "weights, and the run does not survive it. Usual cause: weights initialised too large for the depth, or a "
-        "recurrent matrix with a spectral radius above 1, applied once for each time step."
+        f"The gradient norm is {norm:.2g} at step {run.steps[at]}, {norm / weights:.1e} times that of "
+        f"the weights, {survives}. Usual cause: weights initialised too large for the depth, or a recurrent matrix "
+        "with a spectral radius above 1, applied once for each time step."
     )
     steps = int(run.steps[finite[0]]), int(run.steps[at])
-    evidence = {"grad_norm": float(norms[at]), "weight_norm": weights}
-    return [_exploding(run, _largest(run, at), steps, huge, _smaller_weights(run), evidence)]
+    evidence = {"grad_norm": norm, "weight_norm": weights}
+    return [_exploding(run, names(run, _largest(run, at)), steps, huge, _smaller_weights(run), evidence)]
 
 
 def _exploding(
     run: Run,
-    layers: list[int] | npt.NDArray[np.int64],
+    layers: tuple[str, ...],
     steps: tuple[int, int],
     message: str,
     hint: str,
     evidence: dict[str, float],
 ) -> Finding:
     evidence = {**evidence, "threshold": run.thresholds.exploding_ratio}
-    return Finding("exploding_gradient", _severity(run), names(run, layers), *steps, message, hint, evidence)
+    return Finding("exploding_gradient", _severity(run), layers, *steps, message, hint, evidence)
 
 
 def _smaller_weights(run: Run) -> str:
@@ -200,17 +239,36 @@ def _smaller_weights(run: Run) -> str:
         if recurrent
         else "Initialise to match the activation (torch.nn.init.kaiming_normal_ for ReLU, xavier_normal_ for Tanh)"
     )
-    return f"{first}, or add normalization layers; until then clip: {clip_value(run)}."
+    return f"{first}, or add normalization layers; until then clip: {clip_at(run, 1.0)}."
 
 
 def _severity(run: Run) -> Severity:
-    return Severity.INFO if progress(run).has_learned else Severity.CRITICAL
+    learned = progress(run).has_learned and not _is_inflated(run)
+    return Severity.INFO if learned else Severity.CRITICAL
+
+
+def _is_inflated(run: Run) -> bool:
+    """Say whether the net starts so sensitive to its weights that a fall of its loss from there is no success."""
+    norm, loss = run.series(TOTAL_NORM)[:1], run.series(LOSS)[:1]
+    return bool((norm * _weights(run, 0) > SENSITIVE * np.abs(loss)).any()) if len(norm) else False
+
+
+def _weights(run: Run, record: int) -> float:
+    """The norm of all weights in a record."""
+    return float(np.sqrt(np.nansum(run.metric("weight_norm")[record].astype(np.float64) ** 2)))
 
 
 def _largest(run: Run, record: int) -> list[int]:
     """The three layers with the largest gradients in a record, the largest first."""
     gradients = np.nan_to_num(run.metric("grad_norm")[record], nan=-1.0, posinf=-1.0)
     return [int(i) for i in np.argsort(-gradients, kind="stable")[:3] if gradients[i] > 0]
+
+
+def _moves_unseen(run: Run) -> Mask:
+    """Which layers' weights changed between two records, though no recorded step moved them: bool[L]."""
+    norms, ratio = run.metric("weight_norm").astype(np.float64), run.metric("update_ratio")
+    changed = np.abs(norms[1:] - norms[:-1]) > CHANGE * norms[:-1]
+    return np.asarray(changed.any(axis=0) & ~(ratio > 0).any(axis=0), dtype=bool)
 
 
 def _last_dead_rectifier(run: Run) -> int:

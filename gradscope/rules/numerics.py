@@ -23,6 +23,25 @@ BORN = {
 }
 
 
+CURE = (
+    "Clamp what goes into log, sqrt and division (x.clamp_min(1e-12)); lower the learning rate or clip: "
+    "Trainer(gradient_clip_val=1.0)."
+)
+
+CURES = {
+    "logsumexp": CURE,
+    "logsoftmax": CURE,
+    "log": "Clamp what goes into the logarithm: x.clamp_min(1e-12).log(); of a softmax take F.log_softmax instead.",
+    "sqrt": "The slope of a root at zero is infinite: (x + 1e-12).sqrt().",
+    "norm": "The slope of a norm at zero is none: (x.square().sum(-1) + 1e-12).sqrt().",
+    "pow": "A power below 1 has an infinite slope at zero, and a large one overflows: clamp what goes into it.",
+    "div": "Keep the divisor away from zero: x / y.clamp_min(1e-12), or y + 1e-12.",
+    "exp": "An exponential overflows above 88, in half precision above 11: clamp what goes into it.",
+    "softmax": "Of a row that is masked altogether nothing is left: mask with a large negative number, not with -inf.",
+}
+"""What to do about an operation, by a part of the name that autograd knows it by."""
+
+
 def non_finite(run: Run) -> Iterator[Finding]:
     """Find the first NaN or infinity in an output, a weight, a gradient or the loss: where it was born, if it is known.
 
@@ -49,6 +68,7 @@ def _born(origin: Origin, steps: list[int]) -> Finding:
         max([origin.step, *steps]),
         f"The first NaN or infinity was born at step {origin.step} {where}{by}.",
         {"step": float(origin.step), "records": float(len(steps))},
+        next((cure for operation, cure in CURES.items() if operation in origin.operation.lower()), CURE),
     )
 
 
@@ -69,7 +89,9 @@ def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Find
     )
 
 
-def _finding(layers: tuple[str, ...], first: int, last: int, what: str, evidence: dict[str, float]) -> Finding:
+def _finding(
+    layers: tuple[str, ...], first: int, last: int, what: str, evidence: dict[str, float], hint: str = ""
+) -> Finding:
     return Finding(
         code="non_finite",
         severity=Severity.CRITICAL,
@@ -80,9 +102,6 @@ def _finding(layers: tuple[str, ...], first: int, last: int, what: str, evidence
             f"{what} Usual cause: the log, the root or the quotient of a zero, an overflow in half precision, or a "
             "learning rate that is too high."
         ),
-        hint=(
-            "Clamp what goes into log, sqrt and division (x.clamp_min(1e-12)); lower the learning rate or clip: "
-            "Trainer(gradient_clip_val=1.0); to find the operation, Trainer(detect_anomaly=True)."
-        ),
+        hint=hint or f"{CURE} To find the operation: Trainer(detect_anomaly=True).",
         evidence=evidence,
     )

@@ -17,16 +17,21 @@ few and differently scaled parameters: their norms say little beside those of a 
 _BEFORE = np.int32(-1)
 
 
-def persistent(run: Run, condition: Mask, measured: Mask, few: bool = False) -> Mask:
+ENOUGH = 14
+"""Records from which on a run can be said to get nowhere: those until step 40. A net that is odd in its first steps may
+heal, and its loss has had no time to tell."""
+
+
+def persistent(run: Run, condition: Mask, measured: Mask, least: int | None = None) -> Mask:
     """Say for which layers `condition` holds often enough: bool[L] from bool[S, L].
 
     That is in at least `Thresholds.persistence` of the records in which it was `measured` (bool[S, L]), of which
-    there must be `Thresholds.minimum_records`, or with `few` any at all.
+    there must be `least`, by default `Thresholds.minimum_records`.
     """
     records = measured.sum(axis=0)
     share = (condition & measured).sum(axis=0) / np.maximum(records, 1)
-    least = 1 if few else run.thresholds.minimum_records
-    enough: Mask = (records >= least) & (share >= run.thresholds.persistence)
+    needed = run.thresholds.minimum_records if least is None else least
+    enough: Mask = (records >= needed) & (share >= run.thresholds.persistence)
     return enough
 
 

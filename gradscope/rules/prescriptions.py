@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from gradscope.records import TOTAL_NORM, Run
 
@@ -19,18 +20,26 @@ def clip_value(run: Run) -> str:
     Of a run in which the gradient grew a thousandfold the first records tell what is usual. Without norms to go by it
     is 1.0, the value that most people start from.
     """
-    norms = run.series(TOTAL_NORM)
-    norms = norms[np.isfinite(norms) & (norms > 0)]
+    norms = _norms(run)
     if len(norms) < run.thresholds.minimum_records:
-        return "Trainer(gradient_clip_val=1.0)"
+        return clip_at(run, 1.0)
     start = norms[: 2 * run.thresholds.minimum_records]
     usual = norms[norms <= run.thresholds.exploding_ratio * np.median(start)]
     value = float(np.percentile(usual, CLIP_PERCENTILE))
-    touched = float((norms > value).mean())
-    return (
-        f"Trainer(gradient_clip_val={two_digits(value)}), the {CLIP_PERCENTILE}th percentile of the usual norms here, "
-        f"touches {touched:.0%} of the steps"
-    )
+    return clip_at(run, value, f"the {CLIP_PERCENTILE}th percentile of the usual norms, ")
+
+
+def clip_at(run: Run, value: float, which: str = "") -> str:
+    """Return the code for clipping at `value`, which `which` describes, and how many of the recorded steps it touches."""
+    code, norms = f"Trainer(gradient_clip_val={two_digits(value)})", _norms(run)
+    if len(norms) < run.thresholds.minimum_records:
+        return code
+    return f"{code}, {which}touches {(norms > value).mean():.0%} of the steps here"
+
+
+def _norms(run: Run) -> npt.NDArray[np.float64]:
+    norms = run.series(TOTAL_NORM)
+    return norms[np.isfinite(norms) & (norms > 0)]
 
 
 def learning_rate_factor(update_ratio: float) -> str:
@@ -46,4 +55,6 @@ def learning_rate_factor(update_ratio: float) -> str:
 
 def two_digits(value: float) -> str:
     """Return `value` as one writes it in code, with two digits that count."""
+    if 100 <= value < 10_000:
+        return f"{value:.0f}"
     return f"{value:.2g}" if 0.01 <= value < 100 else f"{value:.1e}"

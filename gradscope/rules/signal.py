@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH
 from gradscope.records import NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Run
-from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, held, median, persistent
+from gradscope.rules.persistence import ENOUGH, WEIGHT_LAYERS, Mask, held, median, persistent
 
 Float64s = npt.NDArray[np.float64]
 
@@ -57,13 +57,19 @@ def _relative_signal(run: Run) -> Float64s:
 def vanished(run: Run, signal: Float64s) -> Mask:
     """Say at which layers `signal`, the relative one, has vanished: bool[L].
 
-    A layer without any gradient counts only in front of one that decays: then it has underflowed.
+    From the start, for that is how the net was built, in most records, and still in the latest. What is lost on the way
+    back is lost for all that stands in front: where the first weight layer gets its share nothing has vanished, and a
+    branch behind a small gate is none. A layer without any gradient counts only in front of one that decays: then it
+    has underflowed.
     """
-    low = run.thresholds.vanishing_ratio
-    small = persistent(run, held(signal < low, ~(signal >= DISTANCE * low)), ~np.isnan(signal))
+    low, few = run.thresholds.vanishing_ratio, run.thresholds.minimum_records
+    measured = ~np.isnan(signal)
+    small = persistent(run, held(signal < low, ~(signal >= DISTANCE * low)), measured, ENOUGH)
+    small &= (median(signal[:few]) < low) & (median(signal[-few:]) < DISTANCE * low)
     decaying = small & (median(signal) > 0)
-    if not decaying.any():
-        return decaying
+    first = np.flatnonzero(measured.any(axis=0))[:1]
+    if not decaying.any() or not small[first].all():
+        return np.zeros_like(small)
     in_front: Mask = np.arange(len(small)) <= np.flatnonzero(decaying)[-1]
     return small & in_front
 
@@ -71,16 +77,18 @@ def vanished(run: Run, signal: Float64s) -> Mask:
 def exploded(run: Run, signal: Float64s) -> Mask:
     """Say at which layers `signal` has exploded: bool[L]. A run that dies young is judged by what it lived."""
     high = run.thresholds.exploding_ratio
-    return persistent(run, held(signal > high, ~(signal <= high / DISTANCE)), ~np.isnan(signal), died_young(run))
+    condition = held(signal > high, ~(signal <= high / DISTANCE))
+    return persistent(run, condition, ~np.isnan(signal), 1 if died_young(run) else None)
 
 
 def died_young(run: Run) -> bool:
     """Say whether a NaN or an infinity came before there were enough records to judge by."""
     norms = run.series(TOTAL_NORM)
-    return bool(len(norms)) and bool((np.isfinite(norms).sum() < run.thresholds.minimum_records) & _is_bad(run).any())
+    return bool(len(norms)) and bool(np.isfinite(norms).sum() < run.thresholds.minimum_records and spoiled(run).any())
 
 
-def _is_bad(run: Run) -> Mask:
+def spoiled(run: Run) -> Mask:
+    """Say in which records a NaN or an infinity was, but for steps that a GradScaler skipped: bool[S]."""
     seen: Mask = (run.series(NONFINITE_LOSS) == 1) | np.isinf(run.series(TOTAL_NORM))
     seen |= (run.metric("nonfinite") > 0).any(axis=1)
     seen &= run.series(SKIPPED) != 1

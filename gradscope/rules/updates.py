@@ -6,7 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.records import SKIPPED, Finding, Run, Severity
-from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, held, longest_streak, median, names, persistent, span
+from gradscope.rules.persistence import (
+    ENOUGH,
+    WEIGHT_LAYERS,
+    Mask,
+    held,
+    longest_streak,
+    median,
+    names,
+    persistent,
+    span,
+)
 from gradscope.rules.prescriptions import learning_rate_factor
 from gradscope.rules.progress import progress
 from gradscope.rules.signal import relative_signal, vanished
@@ -14,12 +24,12 @@ from gradscope.wording import counted
 
 Float64s = npt.NDArray[np.float64]
 
+EMBEDDING = "embedding"
+"""A kind whose weights move at a pace that compares, over a run; in a single step only few of its rows do."""
+
 STREAK = 5
 """Records in a row in which a step overwrites a tenth of a weight before it is a disease. Under Adam a learning rate
 that is far too high shows for the first steps only: by then the weights have grown to fit it."""
-
-ENOUGH = 15
-"""Records from which on a typical update ratio tells of more than the very first steps: those until step 50."""
 
 LASTING = 20
 """Records of large steps, those until step 100, after which the loss ought to be down if they did no harm."""
@@ -36,7 +46,7 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
     in half of the records and still in the latest, and the loss is not down. A layer that starts at or near zero, as a
     new head or an adapter does, takes large steps in relation to its size for a while and does no harm.
     """
-    ratio = _ratios(run)
+    ratio = _ratios(run, *WEIGHT_LAYERS)
     high = run.thresholds.update_ratio_high
     condition = held(ratio >= high, ~(ratio < high / 2))
     often = longest_streak(condition) >= STREAK
@@ -80,7 +90,7 @@ def update_ratio_low(run: Run) -> Iterator[Finding]:
     up: then the latest ratios are larger than the first. Layers whose gradient is lost have another disease, and where
     only some layers stand still while others learn, `uneven_learning_speed` says so.
     """
-    ratio = _ratios(run)
+    ratio = _ratios(run, *WEIGHT_LAYERS, EMBEDDING)
     ratio[:, vanished(run, relative_signal(run))] = np.nan
     typical = median(ratio)
     low = run.thresholds.update_ratio_low
@@ -121,7 +131,7 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
     down: a pretrained net whose body barely moves under a new head is meant to do so, and learns. Layers whose gradient
     is lost on the way back have another disease.
     """
-    ratio = _ratios(run)
+    ratio = _ratios(run, *WEIGHT_LAYERS, EMBEDDING)
     ratio[:, vanished(run, relative_signal(run))] = np.nan
     enough = _judged(ratio) >= ENOUGH
     typical = np.where(enough, median(ratio), np.nan)
@@ -155,13 +165,13 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
     )
 
 
-def _ratios(run: Run) -> Float64s:
-    """Update ratios of weight layers where they say something: float64[S, L], NaN elsewhere.
+def _ratios(run: Run, *kinds: str) -> Float64s:
+    """Update ratios of layers of `kinds` where they say something: float64[S, L], NaN elsewhere.
 
     That is in steps that happened, of layers that had a gradient: a head that a batch does not use does not move.
     """
     ratio = run.metric("update_ratio").astype(np.float64)
-    ratio[:, [layer.kind not in WEIGHT_LAYERS for layer in run.layers]] = np.nan
+    ratio[:, [layer.kind not in kinds for layer in run.layers]] = np.nan
     ratio[run.series(SKIPPED) == 1] = np.nan
     ratio[~(run.metric("grad_norm") > 0)] = np.nan
     return ratio

@@ -26,7 +26,7 @@ def test_every_step_cut_to_a_hundredth() -> None:
         in finding.message
     )
     assert "Trainer(gradient_clip_val=2)" in finding.hint
-    assert "multiply the learning rate by 1.0e+02" in finding.hint
+    assert "multiply the learning rate by 100" in finding.hint
 
 
 def share(of: float) -> npt.NDArray[np.float64]:

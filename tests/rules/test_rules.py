@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gradscope import Finding, Layer, Run, Severity, Thresholds, diagnose
+from gradscope import Finding, Flight, Layer, Run, Severity, Thresholds, diagnose
 from tests.hand_written_runs import COLUMNS, empty_run, run_of, sound_run
 
 NONE = math.nan
@@ -86,12 +86,33 @@ def test_scaling_all_gradients_changes_nothing_small_is_not_vanishing() -> None:
 
 def test_a_blip_is_not_a_disease() -> None:
     norms = np.ones((40, 5))
-    norms[:15, 0] = 1e-6
+    norms[10:25, 0] = 1e-6
     assert diagnose(mlp_run(norms)) == ()
-    norms[:25, 0] = 1e-6
+    norms[:, 0] = 1e-6
+    norms[10:25, 0] = 1
     finding = only(mlp_run(norms))
     assert finding.layers == ("fc0",)
-    assert finding.last_step == 240
+    assert finding.last_step == 390
+
+
+@pytest.mark.parametrize("sound", [slice(0, 5), slice(35, 40)], ids=["at the start", "at the end"])
+def test_a_gradient_that_was_sound_at_first_or_is_again_has_not_vanished(sound: slice) -> None:
+    norms = np.ones((40, 5))
+    norms[:, 0] = 1e-6
+    norms[sound, 0] = 1
+    assert diagnose(mlp_run(norms)) == ()
+
+
+def test_what_stands_in_front_of_a_vanished_signal_has_none_either() -> None:
+    assert diagnose(mlp_run([1.0, 1e-6, 1.0, 1.0, 1.0])) == (), "a branch behind a small gate"
+
+
+def test_a_net_that_has_learned_is_only_remarked_on() -> None:
+    learned = {"loss": np.geomspace(2.3, 0.5, 40)}
+    assert only(mlp_run([1e-6, 1e-4, 1e-2, 0.1, 1.0], globals=learned)).severity is Severity.INFO
+    assert only(mlp_run([1e6, 1e4, 100.0, 10.0, 1.0], globals=learned)).severity is Severity.INFO
+    stuck = {"loss": np.geomspace(2.3, 1.0, 40)}
+    assert only(mlp_run([1e-6, 1e-4, 1e-2, 0.1, 1.0], globals=stuck)).severity is Severity.CRITICAL
 
 
 def test_the_cure_is_named_after_the_activation() -> None:
@@ -134,7 +155,7 @@ def test_exploding_over_training() -> None:
     assert (finding.code, finding.layers[0]) == ("exploding_gradient", "fc2")
     assert (finding.first_step, finding.last_step) == (300, 390)
     assert "grew from 2 at the start to 5e+03 at step 300" in finding.message
-    assert "gradient_clip_val=2), the 90th percentile of the usual norms here, touches 25% of the steps" in finding.hint
+    assert "gradient_clip_val=2), the 90th percentile of the usual norms, touches 25% of the steps here" in finding.hint
     total[31:] = 2
     assert diagnose(mlp_run(1.0, globals={"total_norm": total})) == (), "a single spike"
 
@@ -151,6 +172,55 @@ def test_a_head_that_is_idle_at_times_is_no_fault() -> None:
     missing[:, 4] = 1
     missing[7, 4] = 0
     assert diagnose(mlp_run([1, 1, 1, 1, NONE], metrics={"no_gradient_fraction": missing})) == ()
+
+
+def test_a_head_that_is_used_in_steps_between_records_only_is_no_fault() -> None:
+    missing = {"no_gradient_fraction": [0, 1, 0, 0, 0], "weight_norm": 1.0, "update_ratio": [1e-3, 0, 1e-3, 1e-3, 1e-3]}
+    assert codes(diagnose(mlp_run([1.0, NONE, 1.0, 1.0, 1.0], metrics=missing))) == ["no_gradient"]
+    missing["weight_norm"] = np.linspace(1, 0.99, 40)[:, None]
+    assert diagnose(mlp_run([1.0, NONE, 1.0, 1.0, 1.0], metrics=missing)) == ()
+    missing["update_ratio"] = 1e-3
+    decay_alone = mlp_run([1.0, 0.0, 1.0, 1.0, 1.0], metrics=missing)
+    assert codes(diagnose(decay_alone)) == ["no_gradient"]
+
+
+def huge_start(**series: npt.ArrayLike) -> Run:
+    """A run of two layers, too few to compare over depth, that begins with a gradient 1e5 times its weights."""
+    totals = {"total_norm": np.full(40, 1e6), "loss": np.full(40, 5e4), **series}
+    metrics = {"weight_norm": 5.0}
+    return mlp_run(1.0, depth=2, metrics=metrics, globals={k: np.asarray(v, dtype=float) for k, v in totals.items()})
+
+
+def test_a_first_gradient_that_no_learning_rate_can_take() -> None:
+    dead = np.where(np.arange(40) < 2, 1e6, NONE)
+    nan = {"total_norm": dead, "loss": dead, "nonfinite_loss": np.isnan(dead)}
+    finding = diagnose(huge_start(**nan))[0]
+    assert (finding.code, finding.severity) == ("exploding_gradient", Severity.CRITICAL)
+    assert "The gradient norm is 1e+06 at step 10, 1.4e+05 times that of the weights" in finding.message
+    assert diagnose(huge_start(**nan))[1].cause == "exploding_gradient"
+    small = {**nan, "total_norm": dead / 1e3}
+    assert codes(diagnose(huge_start(**small))) == ["non_finite"], "a NaN of another cause"
+
+
+def test_a_net_that_survives_such_a_start_is_told_by_its_sensitivity() -> None:
+    assert codes(diagnose(huge_start())) == ["exploding_gradient"]
+    assert diagnose(huge_start(loss=np.full(40, 1e5))) == (), "a large loss, as a sum over a batch has it"
+    falls = huge_start(loss=np.geomspace(5e4, 100, 40))
+    assert diagnose(falls)[0].severity is Severity.CRITICAL, "from a start that the weights inflated"
+
+
+def test_an_explosion_between_two_records_is_read_from_the_flight_recorder() -> None:
+    norms = np.full((50, 2), 1.0, dtype=np.float32)
+    norms[47:, 1] = [1e2, 1e5, NONE]
+    flight = Flight(np.arange(341, 391), np.full(50, 2.0), ("fc0", "fc1"), norms)
+    loss = np.where(np.arange(40) < 39, 2.3, NONE)
+    totals = {"loss": loss, "nonfinite_loss": np.isnan(loss).astype(float), "total_norm": np.where(loss > 0, 1.4, NONE)}
+    run = mlp_run(1.0, depth=2, globals=totals, flights={"non_finite": flight})
+    exploding, nan = diagnose(run)
+    assert (exploding.code, exploding.layers, exploding.first_step) == ("exploding_gradient", ("fc1",), 389)
+    assert (nan.code, nan.cause) == ("non_finite", "exploding_gradient")
+    calm = replace(run, flights={"non_finite": replace(flight, grad_norm=norms[:, :1])})
+    assert codes(diagnose(calm)) == ["non_finite"]
 
 
 def test_what_is_frozen_is_no_fault() -> None:

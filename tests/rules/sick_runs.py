@@ -1,0 +1,69 @@
+"""One hand-written run for each finding, as clear as they come: what the messages are pinned on."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from gradscope import Layer, Run
+from gradscope.records import Origin
+from tests.hand_written_runs import run_of
+
+STUCK = np.full(40, 2.3)
+
+
+def stack(activation: str, kind: str) -> list[Layer]:
+    """Three linear layers, each with an activation, and a head."""
+    layers: list[Layer] = []
+    for i in range(3):
+        layers += [Layer(f"fc{i}", "Linear", "linear"), Layer(f"act{i}", activation, kind)]
+    return [*layers, Layer("head", "Linear", "linear")]
+
+
+def on(weights: npt.ArrayLike, activations: npt.ArrayLike = math.nan) -> npt.NDArray[np.float32]:
+    """One row of values: `weights` for the linear layers, `activations` for what stands between them."""
+    row = np.full(7, np.nan, dtype=np.float32)
+    row[::2], row[1::2] = weights, activations
+    return row
+
+
+def sick(layers: list[Layer], metrics: Mapping[str, npt.ArrayLike], **series: npt.ArrayLike) -> Run:
+    totals = {
+        name: np.broadcast_to(np.asarray(x, dtype=np.float64), 40) for name, x in {"loss": STUCK, **series}.items()
+    }
+    return run_of("sick", layers, {"grad_norm": on(1.0), "weight_norm": on(5.0), **metrics}, globals=totals)
+
+
+def sick_runs() -> dict[str, Run]:
+    """Return the runs, by what is wrong with them."""
+    relu, sigmoid = stack("ReLU", "rectifier"), stack("Sigmoid", "saturating")
+    selu, tanh = stack("SELU", "self_normalizing"), stack("Tanh", "saturating")
+    drifting = {"act_mean": on(math.nan, 0.3), "act_var": on(math.nan, 2.5)}
+    later = {
+        name: np.where(np.arange(40)[:, None] < 1, on(math.nan, 1.0 if "v" in name else 0.0), row)
+        for name, row in drifting.items()
+    }
+    spike = np.where(np.arange(40) < 30, 2.0, 5e3)
+    dies = np.where(np.arange(40) < 2, 1e6, math.nan)
+    worse = np.where(np.arange(40) < 2, 2.3, 50.0)
+    nan = {"loss": dies, "total_norm": dies, "nonfinite_loss": np.isnan(dies)}
+    born = sick(relu, {}, loss=np.where(np.arange(40) < 9, 2.3, math.nan), nonfinite_loss=np.arange(40) >= 9)
+    return {
+        "sigmoids that lose the gradient": sick(sigmoid, {"grad_norm": on([1e-7, 1e-5, 1e-2, 1.0])}),
+        "ReLUs that lose the gradient": sick(relu, {"grad_norm": on([1e-7, 1e-5, 1e-2, 1.0])}),
+        "a gradient that grows over depth": sick(relu, {"grad_norm": on([1e6, 1e4, 10.0, 1.0])}, total_norm=1e6),
+        "a gradient that grows over training": sick(relu, {}, total_norm=spike),
+        "a gradient that ends the run": sick(relu, {}, **nan),
+        "dead ReLUs": sick(relu, {"dead_fraction": on(math.nan, [0.5, 0.1, 0.95])}),
+        "saturated tanhs": sick(tanh, {"saturated_fraction": on(math.nan, [0.9, 0.6, 0.1])}),
+        "SELUs outside from the start": sick(selu, drifting),
+        "SELUs that left later": sick(selu, later),
+        "a layer without a gradient": sick(relu, {"no_gradient_fraction": on([0, 1, 0, 0])}),
+        "a NaN that was traced": Run(**{**vars(born), "origin": Origin(85, "act1", "forward", "LogBackward0")}),
+        "a NaN that was seen": born,
+        "steps that are too large": sick(relu, {"update_ratio": on([0.4, 0.2, 0.05, 0.01])}, loss=worse),
+        "steps that are too small": sick(relu, {"update_ratio": on(1e-8)}),
+        "layers of different pace": sick(relu, {"update_ratio": on([1e-7, 1e-3, 1e-3, 1e-2])}),
+        "clipping at every step": sick(relu, {}, total_norm=5.0, total_norm_clipped=0.05, clip_coefficient=0.01),
+    }
