@@ -6,6 +6,8 @@ Adding a rule means writing one function in the file of its subject here and nam
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from gradscope.records import Finding, Run
 from gradscope.rules.activity import dead_relu, saturated_activation
 from gradscope.rules.causes import under_causes
@@ -41,5 +43,7 @@ def diagnose(run: Run, thresholds: Thresholds | None = None) -> tuple[Finding, .
     Nothing for a sound or an empty run. Judged by `thresholds`, or by those that the run was recorded with. Of more
     than 300 records a choice is judged, so that it takes the same time for a run of any length.
     """
-    judged = thinned(run if thresholds is None else replace(run, thresholds=thresholds))
-    return under_causes([finding for rule in RULES for finding in rule(judged)])
+    # A sick run holds infinities: what comes of computing with them is no number, and no rule takes it for one.
+    with np.errstate(all="ignore"):
+        judged = thinned(run if thresholds is None else replace(run, thresholds=thresholds))
+        return under_causes([finding for rule in RULES for finding in rule(judged)])

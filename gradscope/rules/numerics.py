@@ -48,7 +48,7 @@ def non_finite(run: Run) -> Iterator[Finding]:
     That is `Run.origin`; else the first record that holds one tells where it was seen. A step that the GradScaler
     skipped does not count: with fp16 an overflow now and then is how it finds its scale.
     """
-    flags = np.nan_to_num(run.metric("nonfinite")).astype(np.int64)
+    flags = np.nan_to_num(run.metric("nonfinite"), posinf=0, neginf=0).astype(np.int64)
     flags[run.series(SKIPPED) == 1] = 0
     loss = (run.series(NONFINITE_LOSS) == 1) & (run.series(SKIPPED) != 1)
     bad = loss | flags.any(axis=1)

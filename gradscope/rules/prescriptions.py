@@ -30,7 +30,7 @@ def clip_value(run: Run) -> str:
 
 
 def clip_at(run: Run, value: float, which: str = "") -> str:
-    """Return the code for clipping at `value`, which `which` describes, and how many of the recorded steps it touches."""
+    """Return the code for clipping at `value`, which `which` describes, and the share of steps that it touches."""
     code, norms = f"Trainer(gradient_clip_val={two_digits(value)})", _norms(run)
     if len(norms) < run.thresholds.minimum_records:
         return code
