@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from gradscope.records import Coverage, Flight, Ledger, Origin, Overhead, Run
+from gradscope.records import (
+    Coverage,
+    Flight,
+    InitialWeights,
+    InputMoments,
+    Ledger,
+    Origin,
+    OutputActivation,
+    Overhead,
+    Run,
+    SaturatingStack,
+    Setup,
+)
 from gradscope.thresholds import Thresholds
 
 
@@ -22,6 +34,7 @@ def status_of(run: Run) -> dict[str, object]:
         "coverage": {"unseen": dict(run.coverage.unseen), "measured": dict(run.coverage.measured)},
         "overhead": dataclasses.asdict(run.overhead),
         "ledger": dataclasses.asdict(run.ledger),
+        "setup": dataclasses.asdict(run.setup),
         "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
         "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
     }
@@ -40,6 +53,7 @@ def fields_of(status: Mapping[str, Any]) -> dict[str, Any]:
             "coverage": _coverage(status["coverage"]),
             "overhead": _overhead(status["overhead"]),
             "ledger": Ledger(int(ledger.get("steps", 0)), int(ledger.get("skipped", 0))),
+            "setup": _setup(status.get("setup", {})),
             "origin": _origin(origin) if origin is not None else None,
             "flights": {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()},
         }
@@ -74,6 +88,50 @@ def _numbers(content: Mapping[str, Any]) -> Mapping[str, Any]:
     if not all(map(is_number, content.values())):
         raise ValueError(content)
     return content
+
+
+def _setup(content: Mapping[str, Any]) -> Setup:
+    moments, stack, output = (content.get(name) for name in ("selu_input", "saturating_stack", "output_activation"))
+    return Setup(
+        selu_weights=tuple(map(_weights, content.get("selu_weights", ()))),
+        selu_input=None if moments is None else _moments(moments),
+        plain_dropouts={str(name): float(p) for name, p in content.get("plain_dropouts", {}).items()},
+        normalized_selus=_names(content.get("normalized_selus", [])),
+        normalizations=_count(content.get("normalizations", 0)),
+        saturating_stack=None if stack is None else _stack(stack),
+        output_activation=None if output is None else _output(output),
+        in_no_optimizer=_names(content.get("in_no_optimizer", [])),
+        never_called=_names(content.get("never_called", [])),
+    )
+
+
+def _weights(content: Mapping[str, Any]) -> InitialWeights:
+    omega, tau = float(content["omega"]), float(content["tau"])
+    return InitialWeights(str(content["layer"]), omega, tau, _count(content["weights"], 1), _count(content["units"], 1))
+
+
+def _moments(content: Mapping[str, Any]) -> InputMoments:
+    return InputMoments(str(content["layer"]), float(content["mean"]), float(content["variance"]))
+
+
+def _stack(content: Mapping[str, Any]) -> SaturatingStack:
+    return SaturatingStack(_names(content["layers"]), float(content["gradient_gain"]))
+
+
+def _output(content: Mapping[str, Any]) -> OutputActivation:
+    return OutputActivation(str(content["layer"]), str(content["type"]), _count(content["classes"]))
+
+
+def _count(number: object, least: int = 0) -> int:
+    if not isinstance(number, int) or not least <= number < 2**63:
+        raise ValueError(number)
+    return number
+
+
+def _names(content: object) -> tuple[str, ...]:
+    if not isinstance(content, list):
+        raise ValueError(content)
+    return tuple(map(str, content))
 
 
 def _origin(content: Mapping[str, Any]) -> Origin:
