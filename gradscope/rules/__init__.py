@@ -11,6 +11,7 @@ from gradscope.rules.activity import dead_relu, saturated_activation
 from gradscope.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
 from gradscope.rules.numerics import non_finite
 from gradscope.rules.selu import selu_drift
+from gradscope.rules.setup import in_no_optimizer, never_called, output_activation, saturating_stack, selu_misconfigured
 from gradscope.thresholds import Thresholds
 
 Rule = Callable[[Run], Iterator[Finding]]
@@ -22,7 +23,12 @@ RULES: tuple[Rule, ...] = (
     no_gradient,
     dead_relu,
     saturated_activation,
+    selu_misconfigured,
     selu_drift,
+    saturating_stack,
+    output_activation,
+    in_no_optimizer,
+    never_called,
 )
 """In the order in which findings of the same severity are reported: causes before what they cause."""
 
