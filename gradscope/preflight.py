@@ -13,10 +13,13 @@ from torch.optim import Optimizer
 from gradscope.graph import BATCH_NORMS, NORMS, POOLS, SHAPES, Graph, is_weight_layer
 from gradscope.recorder import Recorder
 from gradscope.records import InitialWeights, InputMoments, OutputActivation, SaturatingStack, Setup
-from gradscope.stats import l2_norms, moments, sample
+from gradscope.stats import l2_norms, moments, sample, spectral_excess
 from gradscope.transfer import Transfer
 
 SLOT = "preflight"
+
+TRAINED = 1.15
+"""The `spectral_excess` above which weights are not drawn but trained, as when a second fit goes on with a model."""
 
 INPUT_SAMPLE = 4096
 """Elements of the first batch from which its mean and variance are estimated."""
@@ -59,7 +62,7 @@ class Preflight:
         """Return what is known so far: without weights and inputs while their copy is on its way."""
         if self._pending is not None and self._pending.ready():
             with self._shielded():
-                self._setup = self._facts.setup(self._setup, self._pending.numpy().reshape(-1, 2).tolist())
+                self._setup = self._facts.setup(self._setup, self._pending.numpy().tolist())
             self._pending = None
         return self._setup
 
@@ -133,9 +136,9 @@ class Preflight:
 
 
 class _Sums(NamedTuple):
-    """Sum and L2 norm of the weights of a layer: float32[2] on its device."""
+    """Sum, L2 norm and spectral excess of the weights of a layer: float32[3] on its device."""
 
-    both: Tensor
+    numbers: Tensor
     weights: int
     units: int
 
@@ -199,25 +202,27 @@ class _Facts:
     def _read(self, layer: str, weight: Tensor) -> None:
         if layer not in self._sums:
             total = weight.sum(dtype=torch.promote_types(weight.dtype, torch.float32)).float().reshape(1)
-            self._sums[layer] = _Sums(torch.cat([total, l2_norms([weight])]), weight.numel(), len(weight))
+            numbers = torch.cat([total, l2_norms([weight]), spectral_excess(weight).reshape(1)])
+            self._sums[layer] = _Sums(numbers, weight.numel(), len(weight))
 
     def send(self) -> Transfer:
-        """Send the numbers to the host: pairs, at the end the mean and variance of the input, if they are known."""
+        """Send the numbers to the host: three a layer, at the end the mean and variance of the input, if known."""
         first = [] if self._input is None else [self._input]
-        return Transfer([*(sums.both for sums in self._sums.values()), *first])
+        return Transfer([*(sums.numbers for sums in self._sums.values()), *first])
 
-    def setup(self, known: Setup, pairs: Sequence[Sequence[float]]) -> Setup:
+    def setup(self, known: Setup, numbers: Sequence[float]) -> Setup:
         """Return `known` with the facts behind the numbers that `send` sent."""
-        read = {
-            layer: InitialWeights(layer, total / of.units, norm**2 / of.units, of.weights, of.units)
-            for (layer, of), (total, norm) in zip(self._sums.items(), pairs, strict=False)
-        }
+        read, trained = {}, False
+        for i, (layer, of) in enumerate(self._sums.items()):
+            total, norm, excess = numbers[3 * i : 3 * i + 3]
+            read[layer] = InitialWeights(layer, total / of.units, norm**2 / of.units, of.weights, of.units)
+            trained |= layer in self._feeding_selu and excess > TRAINED
         selu_input = self._input is not None and self._first_layer in self._feeding_selu
         gain = math.prod(self._stack_slopes) * math.prod(math.sqrt(read[layer].tau) for layer in self._stack_layers)
         return replace(
             known,
-            selu_weights=tuple(read[layer] for layer in self._feeding_selu),
-            selu_input=InputMoments(self._first_layer, *pairs[-1]) if selu_input else None,
+            selu_weights=() if trained else tuple(read[layer] for layer in self._feeding_selu),
+            selu_input=InputMoments(self._first_layer, *numbers[-2:]) if selu_input else None,
             saturating_stack=SaturatingStack(self._stack_names, gain) if self._stack_names else None,
         )
 

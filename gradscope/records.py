@@ -191,11 +191,12 @@ class OutputActivation:
 class Setup:
     """What the model and the Trainer are before the first step. What is not known for certain is left empty.
 
-    `selu_weights` are the layers that feed a SELU directly, if the fit began from scratch; `selu_input` is what the
-    first of them was given, if it is the first weight layer of all; `plain_dropouts` maps a Dropout behind a SELU to
-    its probability; `normalized_selus` are SELUs right behind a normalization layer, and `normalizations` counts such
-    layers in the whole first forward. `in_no_optimizer` are layers that take part in the loss and whose trainable
-    parameters no optimizer has; `never_called` are trainable layers with no part in the first forward.
+    `selu_weights` are the layers that feed a SELU directly, if the fit began from scratch and none looks trained;
+    `selu_input` is what the first of them was given, if it is the first weight layer of all; `plain_dropouts` maps a
+    Dropout behind a SELU to its probability; `normalized_selus` are SELUs right behind batch normalization, and
+    `normalizations` counts normalizations of any kind in the first forward. `in_no_optimizer` are layers that take part
+    in the loss and whose trainable parameters no optimizer has; `never_called` are trainable layers with no part in the
+    first forward.
     """
 
     selu_weights: tuple[InitialWeights, ...] = ()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from gradscope import Finding, GradScope, Severity
 from gradscope.graph import Graph
-from gradscope.preflight import Preflight
+from gradscope.layers import LayerTable
+from gradscope.preflight import Preflight, _Facts
+from gradscope.provenance import Trace
 from gradscope.records import OutputActivation, Setup
+from gradscope.rules.setup import selu_misconfigured
+from tests.hand_written_runs import run_of
 from tests.models import Batch, Batches, Classifier, Net, mlp, trainer
 
 WIDTHS = (20, 32, 32, 32, 4)
@@ -97,22 +102,27 @@ def test_few_weights_are_not_blamed_for_their_draw() -> None:
     for seed in range(50):
         torch.manual_seed(seed)
         net = lecun(nn.Sequential(nn.Conv2d(1, 4, 3), nn.SELU(), nn.Conv2d(4, 2, 3), nn.SELU(), nn.Flatten()))
-        assert not judged(net, torch.randn(8, 1, 6, 6), torch.arange(8)), seed
+        known = facts_of(net, x=torch.randn(8, 1, 6, 6))
+        assert len(known.selu_weights) == 2
+        assert not [*selu_misconfigured(run_of("net", (), {}, records=0, setup=known))], seed
 
 
-def judged(net: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
-    """The findings about the set-up of a net, without a Trainer."""
-    from gradscope.layers import LayerTable
-    from gradscope.preflight import _Facts
-    from gradscope.provenance import Trace
-    from gradscope.rules.setup import selu_misconfigured
-    from tests.hand_written_runs import run_of
-
-    facts = _Facts()
-    facts.look_at(Graph(F.cross_entropy(net(x), y), LayerTable(net, lambda name: True), Trace()), True)
-    known = facts.setup(Setup(), facts.send().numpy().reshape(-1, 2).tolist())
-    assert len(known.selu_weights) == 2
-    return list(selu_misconfigured(run_of("net", (), {}, records=0, setup=known)))
+def facts_of(
+    net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, x: Tensor | None = None
+) -> Setup:
+    """What the graph of one loss tells, without a Trainer."""
+    trace, facts = Trace(), _Facts()
+    for module in net.modules():
+        module.register_forward_pre_hook(lambda module, args: trace.enter(module))
+        module.register_forward_hook(lambda module, args, output: trace.leave(module, output))
+    result = loss(net(torch.randn(8, 20) if x is None else x), torch.arange(8) % 4)
+    trace.end(result)
+    facts.look_at(Graph(result, LayerTable(net, lambda name: True), trace), True)
+    return replace(
+        facts.setup(Setup(), facts.send().numpy().tolist()),
+        plain_dropouts=facts.dropouts,
+        output_activation=facts.output,
+    )
 
 
 def test_functional_selu_and_views_between_are_seen_through() -> None:
@@ -120,21 +130,21 @@ def test_functional_selu_and_views_between_are_seen_through() -> None:
         return net.head(F.selu(net.second(F.selu(net.first(x.view(-1, 4, 5)))), inplace=False).flatten(1))
 
     net = Net(run, first=nn.Linear(5, 8), second=nn.Linear(8, 8, bias=False), head=nn.Linear(32, 4))
-    assert [w.layer for w in setup_of(net).selu_weights] == ["net.first", "net.second"]
+    assert [w.layer for w in facts_of(net).selu_weights] == ["first", "second"]
 
 
 @pytest.mark.parametrize("activation", [nn.ELU, nn.CELU, nn.GELU, nn.ReLU])
 def test_other_activations_ask_nothing_of_their_weights(activation: type[nn.Module]) -> None:
-    assert setup_of(mlp(activation, WIDTHS)) == Setup()
+    assert facts_of(mlp(activation, WIDTHS)) == Setup()
 
 
 def test_a_residual_sum_and_a_transposed_convolution_before_selu_are_not_judged() -> None:
     residual = Net(lambda net, x: net.head(F.selu(net.fc(x) + x)), fc=nn.Linear(20, 20), head=nn.Linear(20, 4))
-    assert setup_of(residual).selu_weights == ()
+    assert facts_of(residual).selu_weights == ()
     grown = nn.Sequential(
         nn.Unflatten(1, (5, 2, 2)), nn.ConvTranspose2d(5, 4, 2), nn.SELU(), nn.Flatten(), nn.Linear(36, 4)
     )
-    assert setup_of(grown).selu_weights == ()
+    assert facts_of(grown).selu_weights == ()
 
 
 def test_plain_dropout_behind_selu() -> None:
@@ -147,7 +157,7 @@ def test_plain_dropout_behind_selu() -> None:
 
 def test_plain_dropout_behind_relu_is_where_it_belongs() -> None:
     net = nn.Sequential(nn.Linear(20, 8), nn.SELU(), nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
-    assert setup_of(net).plain_dropouts == {}
+    assert facts_of(net).plain_dropouts == {}
 
 
 def test_batch_norm_before_selu_is_information_and_excuses_the_weights() -> None:
@@ -185,6 +195,13 @@ def test_trained_weights_are_no_initialisation(tmp_path: Path) -> None:
     assert scope.run.setup == Setup()
 
 
+def test_a_second_fit_knows_trained_weights_by_their_spectrum() -> None:
+    torch.manual_seed(0)
+    model = Classifier(mlp(nn.SELU, WIDTHS), lr=1e-2, optimizer=torch.optim.Adam)
+    assert len(fitted(model, steps=60, max_epochs=10).run.setup.selu_weights) == 3
+    assert fitted(model).run.setup.selu_weights == ()
+
+
 # ------------------------------------------------------------------ saturating stacks
 
 
@@ -205,7 +222,7 @@ def test_normalization_and_shortcuts_end_a_stack() -> None:
         return net.c(x)
 
     net = Net(shortcut, a=nn.Linear(20, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 4))
-    assert setup_of(net).saturating_stack is None
+    assert facts_of(net).saturating_stack is None
     normed = nn.Sequential()
     for _ in range(6):
         normed.extend([nn.Linear(20, 20), nn.LayerNorm(20), nn.Sigmoid()])
@@ -214,8 +231,8 @@ def test_normalization_and_shortcuts_end_a_stack() -> None:
 
 
 def test_a_gate_is_no_stack() -> None:
-    assert setup_of(nn.Sequential(nn.Unflatten(1, (4, 5)), Last(nn.GRU(5, 4, batch_first=True)))) == Setup()
-    assert setup_of(nn.Sequential(nn.Unflatten(1, (4, 5)), Last(nn.RNN(5, 4, batch_first=True)))) == Setup()
+    assert facts_of(nn.Sequential(nn.Unflatten(1, (4, 5)), Last(nn.GRU(5, 4, batch_first=True)))) == Setup()
+    assert facts_of(nn.Sequential(nn.Unflatten(1, (4, 5)), Last(nn.RNN(5, 4, batch_first=True)))) == Setup()
 
 
 class Last(nn.Module):
@@ -257,17 +274,6 @@ def test_an_activation_before_the_cross_entropy(net: nn.Module, code: str, expec
     assert (finding.severity, finding.layers) == (Severity.INFO, expected[:1])
 
 
-class Losses(Classifier):
-    """A net under any loss of its outputs and the labels."""
-
-    def __init__(self, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(net)
-        self.loss = loss
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.loss(self.net(batch[0]), batch[1])
-
-
 def one_hot(y: Tensor) -> Tensor:
     return F.one_hot(y, 4).float()
 
@@ -285,10 +291,10 @@ FLAWED: list[Callable[[Tensor, Tensor], Tensor]] = [
 
 @pytest.mark.parametrize("loss", FLAWED)
 def test_cross_entropy_is_known_however_it_is_written(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    output = setup_of(Losses(nn.Sequential(nn.Linear(20, 4), nn.ReLU()), loss)).output_activation
+    output = facts_of(nn.Sequential(nn.Linear(20, 4), nn.ReLU()), loss).output_activation
     assert output is not None
-    assert (output.layer, output.type) == ("net.1", "ReLU")
-    assert setup_of(Losses(nn.Linear(20, 4), loss)).output_activation is None
+    assert (output.layer, output.type) == ("1", "ReLU")
+    assert facts_of(nn.Linear(20, 4), loss) == Setup()
 
 
 @pytest.mark.parametrize(
@@ -303,8 +309,7 @@ def test_cross_entropy_is_known_however_it_is_written(loss: Callable[[Tensor, Te
     ],
 )
 def test_losses_that_want_what_they_are_given(last: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    scope = fitted(Losses(nn.Sequential(nn.Linear(20, 4), last), loss))
-    assert scope.findings == ()
+    assert facts_of(nn.Sequential(nn.Linear(20, 4), last), loss) == Setup()
 
 
 # ------------------------------------------------------------------ what is left out
