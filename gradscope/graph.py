@@ -35,8 +35,9 @@ _DROPOUTS = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d
 class Graph:
     """The operations behind `loss` that autograd knows, in the order in which they ran.
 
-    `trace` holds the calls of modules in the very forward that made `loss`. `nodes` is empty for a loss without a
-    graph, and for one whose graph is larger than `LARGEST`.
+    `trace` holds the calls of modules in the forward that made `loss`; where it turns out to be that of another loss,
+    no operation is known to belong to a module. `nodes` is empty for a loss without a graph, and for one whose graph is
+    larger than `LARGEST`.
     """
 
     def __init__(self, loss: Tensor, table: LayerTable, trace: Trace) -> None:
@@ -44,7 +45,8 @@ class Graph:
         self.nodes: list[Any] = sorted(found, key=number_of)
         self.operations = {node: operation(node) for node in self.nodes}
         """The name of what each of them did."""
-        self._loss, self._table, self._trace = loss, table, trace
+        self._loss, self._table = loss, table
+        self._trace = trace if found and trace.fits(loss) else Trace()
         self._handed_on: dict[Any, Tensor] = {}
         """Operations that only hand on a parameter: a linear layer transposes its weight, autocast casts it."""
         self.leaves: dict[int, Tensor] = {}

@@ -429,6 +429,18 @@ def test_a_gan_is_sound() -> None:
     assert fitted(Gan(), steps=12).findings == ()
 
 
+def test_a_loss_of_a_forward_that_another_loss_has_ended_gives_no_false_name() -> None:
+    class TwoLosses(Gan):
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            optimizer = self.optimizers()[0]  # type: ignore[index]
+            logits = self.generator(batch[0][:, :8]).relu()
+            self.manual_backward(logits.square().mean(), retain_graph=True)
+            self.manual_backward(F.cross_entropy(logits, batch[1]))
+            optimizer.step()
+
+    assert setup_of(TwoLosses()).output_activation is None
+
+
 class Checkpointed(Classifier):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x = checkpoint(self.net[:2], batch[0], use_reentrant=False)  # type: ignore[index]
