@@ -17,13 +17,14 @@ from gradscope.every_step import StepWatch
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.layers import NamePatterns
+from gradscope.preflight import Preflight
 from gradscope.recorder import Recorder
-from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Severity
+from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Setup, Severity
 from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
 from gradscope.sinks import Sinks
 from gradscope.thresholds import Thresholds
-from gradscope.trainers import gradients_are_left_alone, logged_step, loss_of, run_name, sink_for
+from gradscope.trainers import begins_from_scratch, gradients_are_left_alone, logged_step, loss_of, run_name, sink_for
 
 P = ParamSpec("P")
 
@@ -106,6 +107,8 @@ class GradScope(pl.Callback):
     def _start_over(self) -> None:
         self._recorder: Recorder | None = None
         self._watch: StepWatch | None = None
+        self._preflight: Preflight | None = None
+        self._setup = Setup()
         self._cadence = Cadence(self._interval, self.budget)
         self._batch: object = None
         self._step_began = 0.0, 0.0
@@ -149,6 +152,7 @@ class GradScope(pl.Callback):
             coverage=self._coverage(),
             overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted, self._cadence.interval),
             ledger=self._watch.ledger() if self._watch else self._ledger,
+            setup=self._preflight.setup() if self._preflight else self._setup,
             origin=self._first_origin(),
             flights=dict(self._flights),
         )
@@ -167,6 +171,7 @@ class GradScope(pl.Callback):
         self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale)
+        self._preflight = Preflight(self._recorder)
         self._columns = self._recorder.columns
         self._watch = StepWatch(self._recorder.table, self._recorder.forward.trace, scale, self.flight_recorder)
         self._watch.attach(trainer.optimizers)
@@ -191,6 +196,8 @@ class GradScope(pl.Callback):
             everything = self._cadence.alarmed() or pl_module.device.type != "cpu"
             untouched = gradients_are_left_alone(trainer, pl_module, self)
             self._recorder.begin(trainer.optimizers, untouched, everything)
+            if self._preflight is not None:
+                self._preflight.begin(trainer.optimizers, begins_from_scratch(trainer))
         self._step_is_recorded = self._recording
 
     @_shielded
@@ -201,6 +208,8 @@ class GradScope(pl.Callback):
         if self._recording:
             self._recorder.listening = False
             self._recorder.forward.trace.end(loss)
+            if self._preflight is not None:
+                self._preflight.before_backward(loss)
             if pl_module.automatic_optimization:
                 self._recorder.end_forward()
         self._tell_watch(lambda watch: watch.before_backward(logged_step(trainer), loss, self._batch))
@@ -235,6 +244,8 @@ class GradScope(pl.Callback):
         loss = loss_of(trainer, outputs)
         self._tell_watch(lambda watch: watch.end_batch(logged_step(trainer), loss))
         if self._recording:
+            if self._preflight is not None:
+                self._preflight.end_batch()
             self._end_batch(self._recorder, logged_step(trainer), loss)
         self._announce_failures(self._recorder)
         while (record := self._recorder.poll()) is not None:
@@ -342,7 +353,8 @@ class GradScope(pl.Callback):
         self._seconds += recorder.seconds
         self._origin = self._first_origin()
         self._ledger = self._watch.ledger() if self._watch else self._ledger
-        self._recorder = self._watch = None
+        self._setup = self._preflight.setup() if self._preflight else self._setup
+        self._recorder = self._watch = self._preflight = None
 
     def _detach(self) -> None:
         if self._recorder is not None:

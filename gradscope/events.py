@@ -1,6 +1,5 @@
 """The on-disk format, both ways: records → TensorBoard summaries (`Encoder`), event files → runs (`load`)."""
 
-import dataclasses
 import json
 import math
 import os
@@ -18,21 +17,8 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
 from gradscope import event_files
-from gradscope.records import (
-    GLOBALS,
-    Coverage,
-    Finding,
-    Flight,
-    Floats,
-    Layer,
-    Ledger,
-    Metric,
-    Origin,
-    Overhead,
-    Record,
-    Run,
-)
-from gradscope.thresholds import Thresholds
+from gradscope.records import GLOBALS, Finding, Floats, Layer, Metric, Record, Run
+from gradscope.status import DamagedStatusError, fields_of, is_number, status_of
 from gradscope.wording import counted
 
 PLUGIN_NAME = "gradscope"
@@ -82,15 +68,7 @@ class Encoder:
 
     def status(self, run: Run) -> Summary:
         """Return what `run` knows about itself as one JSON object; the last one written is the one read."""
-        status = {
-            "thresholds": run.thresholds.changed(),
-            "coverage": {"unseen": dict(run.coverage.unseen), "measured": dict(run.coverage.measured)},
-            "overhead": dataclasses.asdict(run.overhead),
-            "ledger": dataclasses.asdict(run.ledger),
-            "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
-            "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
-        }
-        return Summary(value=[self._value(STATUS_TAG, _strings([_json(status)], (1,)), {"kind": "status"})])
+        return Summary(value=[self._value(STATUS_TAG, _strings([_json(status_of(run))], (1,)), {"kind": "status"})])
 
     def verdicts(self, findings: Sequence[Finding]) -> Summary:
         """Return all findings so far, one JSON object each: string[len(findings)], shape [0] where there are none."""
@@ -115,15 +93,6 @@ class Encoder:
         # Without a data class rustboard drops the series.
         metadata = SummaryMetadata(plugin_data=plugin_data, data_class=DATA_CLASS_TENSOR)
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
-
-
-def _flight_as_json(flight: Flight) -> dict[str, object]:
-    return {
-        "steps": flight.steps.tolist(),
-        "loss": flight.loss.tolist(),
-        "layers": list(flight.layers),
-        "grad_norm": [[float(f"{x:.6g}") for x in row] for row in flight.grad_norm.tolist()],
-    }
 
 
 def _described(column: Metric) -> dict[str, object]:
@@ -203,12 +172,7 @@ class _Reading:
     layers: tuple[Layer, ...] = ()
     records: list[Record] = field(default_factory=list)
     columns: dict[str, Metric] = field(default_factory=dict)
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    coverage: Coverage = field(default_factory=Coverage)
-    overhead: Overhead = field(default_factory=Overhead)
-    ledger: Ledger = field(default_factory=Ledger)
-    origin: Origin | None = None
-    flights: Mapping[str, Flight] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     misfits: dict[str, list[int]] = field(default_factory=dict)
 
@@ -225,12 +189,7 @@ class _Reading:
             name,
             self.records,
             tuple(self.columns.values()),
-            thresholds=self.thresholds,
-            coverage=self.coverage,
-            overhead=self.overhead,
-            ledger=self.ledger,
-            origin=self.origin,
-            flights=self.flights,
+            **self.status,
             notes=tuple(self.notes),
         )
 
@@ -334,38 +293,10 @@ def _read_layers(tensor: TensorProto, reading: _Reading) -> None:
 
 
 def _read_status(tensor: TensorProto, reading: _Reading) -> None:
-    status = _parsed(tensor.string_val[0] if tensor.string_val else b"")
     try:
-        thresholds, coverage, overhead = status["thresholds"], status["coverage"], status["overhead"]
-        measured = coverage.get("measured", {})
-        numbers = (*overhead.values(), *measured.values())
-        if not all(map(_is_threshold, thresholds.values())) or not all(map(_is_number, numbers)):
-            raise ValueError
-        reading.thresholds = Thresholds.restored(thresholds)
-        unseen = {str(what): str(why) for what, why in coverage["unseen"].items()}
-        reading.coverage = Coverage(unseen, {str(what): int(number) for what, number in measured.items()})
-        known = {f.name for f in dataclasses.fields(Overhead)}
-        reading.overhead = Overhead(**{name: value for name, value in overhead.items() if name in known})
-        ledger, origin = status.get("ledger", {}), status.get("origin")
-        reading.ledger = Ledger(int(ledger.get("steps", 0)), int(ledger.get("skipped", 0)))
-        reading.origin = _origin(origin) if origin is not None else None
-        reading.flights = {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()}
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        reading.status = fields_of(_parsed(tensor.string_val[0] if tensor.string_val else b""))
+    except DamagedStatusError:
         reading.note(f"{STATUS_TAG}: could not be read, so the thresholds are the defaults or those written before")
-
-
-def _origin(content: Mapping[str, Any]) -> Origin:
-    return Origin(int(content["step"]), *(str(content[name]) for name in ("module", "direction", "operation")))
-
-
-def _flight(content: Mapping[str, Any]) -> Flight:
-    steps, layers = np.array(content["steps"], dtype=np.int64), tuple(map(str, content["layers"]))
-    return Flight(
-        steps,
-        np.array(content["loss"], dtype=np.float64).reshape(len(steps)),
-        layers,
-        np.array(content["grad_norm"], dtype=np.float32).reshape(len(steps), len(layers)),
-    )
 
 
 def _totals(names: Sequence[str], numbers: Floats) -> dict[str, float]:
@@ -387,14 +318,5 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _is_number(value: object) -> bool:
-    # An integer that no float can hold would raise much later.
-    return (isinstance(value, int) and abs(value) < 2**63) or (isinstance(value, float) and not math.isnan(value))
-
-
 def _is_range(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-
-
-def _is_threshold(value: object) -> bool:
-    return _is_number(value) or _is_range(value)
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))

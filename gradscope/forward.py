@@ -63,6 +63,8 @@ class ForwardWatch:
         self._steps = 0
         self.trace = Trace()
         """The modules of a forward, as the first steps showed it."""
+        self.entered: Callable[[nn.Module, tuple[object, ...]], None] | None = None
+        """Who is told of each module that begins, and of what it was given, in those first steps."""
         self._stack: list[nn.Module] = []
         self._callers: dict[int, nn.Module] = {}  # by identity: the hash of a metric of torchmetrics changes
         self._outside: dict[str, str] = {}
@@ -175,14 +177,18 @@ class ForwardWatch:
         except Exception as error:
             self._failed(error)
 
-    def enter(self, module: nn.Module) -> None:
-        """See the forward of `module` begin."""
+    def enter(self, module: nn.Module, args: tuple[object, ...]) -> None:
+        """See the forward of `module` begin, with `args`."""
         try:
             self._stack.append(module)
             if self._learning:
                 self.trace.enter(module)
+                if self.entered is not None:
+                    self._functions.paused = True  # what is computed there is not the user's
+                    self.entered(module, args)
         except Exception as error:
             self._failed(error)
+        self._functions.paused = False
 
     def leave(self, module: nn.Module, output: object) -> None:
         """See the forward of `module` end."""
@@ -254,7 +260,7 @@ class _Hook:
 class _EnterHook(_Hook):
     def __call__(self, module: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling() and self._flag.on:
-            self._watch.enter(module)
+            self._watch.enter(module, args)
 
 
 class _GuardHook(_Hook):

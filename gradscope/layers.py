@@ -157,6 +157,11 @@ class LayerTable:
             rows.append(self._new_row(layer, self.activations[rows[0]]))
         return rows[call]
 
+    def names_of_calls(self, module: nn.Module, function: str = "") -> list[str]:
+        """Return the names of the rows of `module`, or of `function` as called by it, one a call in a forward."""
+        rows = self._rows_of_function.get((module, function)) if function else self._rows_of_module.get(module)
+        return [self.rows[row].name for row in rows or []]
+
     @property
     def functions(self) -> set[int]:
         """The rows of activations called as functions."""

@@ -5,6 +5,7 @@ out not to be finite while its graph is still there: what autograd saved for the
 with a bad result. Until then it costs a look at the loss.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -50,14 +51,14 @@ class Trace:
             opened, begin = self._open.pop()
             if opened is module:
                 node = next((t.grad_fn for t in tensors_in(output) if t.grad_fn is not None), None)
-                made_by = (None, "") if node is None else (_number(node), node.name())
+                made_by = (None, "") if node is None else (number_of(node), node.name())
                 self._ended.append(Call(module, begin, _running_number(), *made_by))
                 return
 
     def end(self, loss: Tensor) -> None:
         """Take what was noted since the last `end` for the calls of a forward, unless it is nothing."""
         if self._ended and loss.grad_fn is not None:
-            last = _number(loss.grad_fn)
+            last = number_of(loss.grad_fn)
             self.calls = [
                 Call(c.module, last - c.begin, last - c.end, None if c.output is None else last - c.output, c.made_by)
                 for c in self._ended
@@ -66,8 +67,8 @@ class Trace:
 
     def fits(self, loss: Tensor) -> bool:
         """Say whether `loss` was made by the same operations as when the calls were noted."""
-        last = _number(loss.grad_fn)
-        names = {last - _number(node): node.name() for node in _nodes(loss.grad_fn)}
+        last = number_of(loss.grad_fn)
+        names = {last - number_of(node): node.name() for node in nodes_of(loss.grad_fn)}
         known = [c for c in self.calls if c.output is not None and c.output in names]
         return bool(known) and all(names[c.output] == c.made_by for c in known if c.output is not None)
 
@@ -117,7 +118,7 @@ def first_bad(loss: Tensor) -> Suspect | None:
     if loss.grad_fn is None:
         return None
     saved = _Saved()
-    for node in sorted(_nodes(loss.grad_fn), key=_number):
+    for node in sorted(nodes_of(loss.grad_fn), key=number_of):
         if saved.has_bad_input(node):
             return _culprit_before(node, saved)
         if saved.result_is_good(node) is False:
@@ -177,25 +178,43 @@ def parameters_of(node: Any) -> list[Tensor]:
     for parent, _ in node.next_functions:
         if parent is not None:
             close = [parent] if hasattr(parent, "variable") else [n for n, _ in parent.next_functions if n is not None]
-            near = _number(parent) == _LEAF or operation(parent) in ("t", "transpose")
+            near = number_of(parent) == _LEAF or operation(parent) in ("t", "transpose")
             leaves += [n.variable for n in close if near and hasattr(n, "variable")]
     return leaves
 
 
 def nearest_parameter(node: Any) -> Tensor | None:
     """Return a parameter that the operation closest before `node` reads: what `node` computes comes after it."""
-    readers = [n for n in _nodes(node) if parameters_of(n)]
-    return parameters_of(max(readers, key=_number))[0] if readers else None
+    readers = [n for n in nodes_of(node) if parameters_of(n)]
+    return parameters_of(max(readers, key=number_of))[0] if readers else None
 
 
 def back_from(loss: Tensor, node: Any) -> int:
     """Return by how many operations `node` came before `loss`."""
-    return _number(loss.grad_fn) - _number(node)
+    return number_of(loss.grad_fn) - number_of(node)
 
 
 def operation(node: Any) -> str:
     """Return the name of what `node` did: ``log`` for ``LogBackward0``."""
     return str(node.name()).rstrip("0123456789").removesuffix("Backward").lower()
+
+
+def number_of(node: Any) -> int:
+    """Return the running number of the operation `node`: it ran after those with a smaller one."""
+    return int(node._sequence_nr())
+
+
+def nodes_of(root: Any, limit: int = sys.maxsize) -> list[Any]:
+    """Return all operations that `root` depends on, itself included, without the leaves; none where over `limit`."""
+    seen, waiting = {root}, [root]
+    while waiting:
+        for parent, _ in waiting.pop().next_functions:
+            if parent is not None and parent not in seen and number_of(parent) != _LEAF:
+                seen.add(parent)
+                waiting.append(parent)
+        if len(seen) > limit:
+            return []
+    return list(seen)
 
 
 def is_bad(t: Tensor) -> bool:
@@ -247,21 +266,6 @@ _LEAF = 2**64 - 1
 _running_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
 
-def _number(node: Any) -> int:
-    return int(node._sequence_nr())
-
-
-def _nodes(root: Any) -> list[Any]:
-    """All operations that `root` depends on, itself included, without the leaves."""
-    seen, waiting = {root}, [root]
-    while waiting:
-        for parent, _ in waiting.pop().next_functions:
-            if parent is not None and parent not in seen and _number(parent) != _LEAF:
-                seen.add(parent)
-                waiting.append(parent)
-    return list(seen)
-
-
 def _culprit_before(node: Any, saved: _Saved) -> Suspect:
     """What gave `node` its bad input: a predecessor whose result is not known to be good.
 
@@ -272,7 +276,7 @@ def _culprit_before(node: Any, saved: _Saved) -> Suspect:
     doubtful: list[Any] = []
     while waiting:
         for parent, _ in waiting.pop().next_functions:
-            if parent is None or parent in seen or _number(parent) == _LEAF or saved.result_is_good(parent):
+            if parent is None or parent in seen or number_of(parent) == _LEAF or saved.result_is_good(parent):
                 continue
             seen.add(parent)
             if operation(parent) in _PASSES_ON | _COMBINES:
@@ -280,7 +284,7 @@ def _culprit_before(node: Any, saved: _Saved) -> Suspect:
             if operation(parent) not in _PASSES_ON:
                 doubtful.append(parent)
     able = [n for n in doubtful if operation(n) in _CAN_DIVERGE] or doubtful
-    return Suspect(max(able, key=_number)) if able else Suspect(node, before=True)
+    return Suspect(max(able, key=number_of)) if able else Suspect(node, before=True)
 
 
 _RAW = "_raw_saved_"

@@ -138,6 +138,79 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class InitialWeights:
+    """The weights of a layer that feeds a SELU, before the first step: `weights` numbers for `units` units.
+
+    `omega` is the sum and `tau` the sum of the squares of the weights of a unit, each as a mean over the units
+    (Klambauer et al. 2017, section "Normalization and SNNs"). LeCun-normal weights have ω = 0 and τ = 1 but for the
+    draw.
+    """
+
+    layer: str
+    omega: float
+    tau: float
+    weights: int
+    units: int
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Mean and variance of what `layer` was given in the first batch, over all its elements (of a sample of them)."""
+
+    layer: str
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class SaturatingStack:
+    """Bounded activations in a chain: nothing between them but weight layers and what passes a gradient on as it is.
+
+    `layers` are the activations from the input on. `gradient_gain` is the factor on the gradient norm from the output
+    of the last to the input of the first: the steepest slope of each, and √τ of each weight layer between (τ as in
+    `InitialWeights`), which for random weights is what a layer multiplies it with.
+    """
+
+    layers: tuple[str, ...]
+    gradient_gain: float
+
+
+@dataclass(frozen=True)
+class OutputActivation:
+    """What made the logits that a cross-entropy was given: an activation `layer` of class or function `type`.
+
+    `classes` is their number; 0 where it is not known, or where each logit is a decision of its own.
+    """
+
+    layer: str
+    type: str
+    classes: int = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the model and the Trainer are before the first step. What is not known for certain is left empty.
+
+    `selu_weights` are the layers that feed a SELU directly, if the fit began from scratch and none looks trained;
+    `selu_input` is what the first of them was given, if it is the first weight layer of all; `plain_dropouts` maps a
+    Dropout behind a SELU to its probability; `normalized_selus` are SELUs right behind batch normalization, and
+    `normalizations` counts normalizations of any kind in the first forward. `in_no_optimizer` are layers that take part
+    in the loss and whose trainable parameters no optimizer has; `never_called` are trainable layers with no part in the
+    first forward.
+    """
+
+    selu_weights: tuple[InitialWeights, ...] = ()
+    selu_input: InputMoments | None = None
+    plain_dropouts: Mapping[str, float] = field(default_factory=dict)
+    normalized_selus: tuple[str, ...] = ()
+    normalizations: int = 0
+    saturating_stack: SaturatingStack | None = None
+    output_activation: OutputActivation | None = None
+    in_no_optimizer: tuple[str, ...] = ()
+    never_called: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Ledger:
     """Every step of an optimizer in the fit, recorded or not: how many there were, and how many did not happen.
 
@@ -183,6 +256,7 @@ class Run:
     coverage: Coverage = field(default_factory=Coverage)
     overhead: Overhead = field(default_factory=Overhead)
     ledger: Ledger = field(default_factory=Ledger)
+    setup: Setup = field(default_factory=Setup)
     origin: Origin | None = None
     flights: Mapping[str, Flight] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

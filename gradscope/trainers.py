@@ -38,6 +38,11 @@ def logged_step(trainer: pl.Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
+def begins_from_scratch(trainer: pl.Trainer) -> bool:
+    """Say whether nothing was trained yet in this fit, nor in one that it goes on from."""
+    return trainer.global_step == 0 and trainer.ckpt_path is None
+
+
 def loss_of(trainer: pl.Trainer, outputs: object) -> Tensor | None:
     """Return the loss of a micro-batch, of one element, from what the training step gave out: None without one."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs

@@ -22,13 +22,18 @@ from gradscope.records import (
     Finding,
     Flight,
     Floats,
+    InitialWeights,
+    InputMoments,
     Layer,
     Ledger,
     Metric,
     Origin,
+    OutputActivation,
     Overhead,
     Record,
     Run,
+    SaturatingStack,
+    Setup,
     Severity,
 )
 from gradscope.thresholds import Thresholds
@@ -48,6 +53,19 @@ FLIGHT = Flight(
     np.array([0.5, 1e30, math.nan]),
     ("a", "b"),
     np.array([[1, 2], [3, math.inf], [math.nan, 0]], dtype=np.float32),
+)
+
+
+SETUP = Setup(
+    selu_weights=(InitialWeights("features.0", 0.01, 0.97, 144, 16),),
+    selu_input=InputMoments("features.0", math.nan, math.inf),
+    plain_dropouts={"drop": 0.5},
+    normalized_selus=("act",),
+    normalizations=2,
+    saturating_stack=SaturatingStack(("a", "b"), 1e-4),
+    output_activation=OutputActivation("fc.relu#2", "relu", 10),
+    in_no_optimizer=("head",),
+    never_called=("idle",),
 )
 
 
@@ -146,6 +164,7 @@ class TestRoundTrip:
                         coverage=coverage,
                         overhead=Overhead(3, 0.5, 20.0, 7),
                         ledger=Ledger(40, 2),
+                        setup=SETUP,
                         origin=Origin(12, "encoder.log", "forward", "log"),
                         flights={"non_finite": FLIGHT},
                     )
@@ -156,6 +175,7 @@ class TestRoundTrip:
         assert run.coverage == coverage
         assert run.overhead == Overhead(3, 0.5, 20.0, 7)
         assert run.ledger == Ledger(40, 2)
+        assert repr(run.setup) == repr(SETUP), "NaN equals nothing"
         assert run.origin == Origin(12, "encoder.log", "forward", "log")
         (flight,) = run.flights.values()
         assert flight.steps.tolist() == [10, 11, 12]
@@ -354,6 +374,17 @@ class TestDamage:
             '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"flights":{"a":{"steps":[1e999]}}}',
             '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"flights":{"a":{"steps":[1],"layers":["x"],"loss":[1,2],'
             '"grad_norm":[[1]]}}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":[]}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"plain_dropouts":[1]}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"plain_dropouts":{"a":"b"}}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"selu_weights":[{}]}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"selu_weights":3}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"selu_weights":[{"layer":"a","omega":0,"tau":1,"weights":0,"units":1}]}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"selu_input":{}}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"saturating_stack":{"layers":"ab","gradient_gain":1}}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"output_activation":{"layer":"a","type":"b","classes":1e99}}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"never_called":7}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"normalizations":-1}}',
         ],
     )
     def test_hostile_status_gives_a_note(self, tmp_path: Path, status: str) -> None:

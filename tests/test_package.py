@@ -11,7 +11,10 @@ import gradscope
 
 PACKAGE = Path(gradscope.__file__).parent
 HEAVY = {"torch", "pytorch_lightning", "lightning", "rich", "tensorboard", "PIL"}
-MEASURING = "stats layers transfer recorder probes scaling forward functions compiled every_step flight provenance"
+MEASURING = (
+    "stats layers transfer recorder probes scaling forward functions compiled every_step flight provenance graph "
+    "preflight"
+)
 ROOMS = {
     "torch": {*MEASURING.split()},
     "torch pytorch_lightning tensorboard rich": {"callback", "trainers"},

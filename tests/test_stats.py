@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -142,3 +143,23 @@ def test_unit_peaks_never_share_memory_with_the_output() -> None:
     peaks = stats.unit_peaks(x, -1)
     x.fill_(99)
     assert peaks.max() < 99
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (8, 8), (16, 4, 3, 3), (10, 512), (256, 100)])
+@pytest.mark.parametrize("draw", [torch.randn, lambda *shape: torch.rand(*shape) + 0.3])
+def test_drawn_weights_have_no_spectral_excess(shape: tuple[int, ...], draw: Callable[..., Tensor]) -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert 0.4 < float(stats.spectral_excess(draw(*shape))) < 1.15
+
+
+def test_spectral_excess_of_closed_forms() -> None:
+    torch.manual_seed(0)
+    u, v = torch.randn(64), torch.randn(32)
+    v -= v.mean()
+    rank_one = float(stats.spectral_excess(torch.outer(u, v)))
+    assert rank_one == pytest.approx(math.sqrt(64 * 32) / (8 + math.sqrt(32)), rel=1e-4), "all its norm in one value"
+    spiked = torch.randn(64, 32) + torch.outer(u, v) / 2
+    exact = torch.linalg.matrix_norm(spiked - spiked.mean(), 2) / spiked.std(correction=0) / (8 + math.sqrt(32))
+    assert float(stats.spectral_excess(spiked)) == pytest.approx(float(exact), rel=0.01)
+    assert math.isnan(float(stats.spectral_excess(torch.full((3, 4), 0.5))))

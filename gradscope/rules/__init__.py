@@ -15,6 +15,7 @@ from gradscope.rules.clipping import clipping_dominates
 from gradscope.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
 from gradscope.rules.numerics import non_finite
 from gradscope.rules.selu import selu_drift
+from gradscope.rules.setup import in_no_optimizer, never_called, output_activation, saturating_stack, selu_misconfigured
 from gradscope.rules.thinning import thinned
 from gradscope.rules.updates import uneven_learning_speed, update_ratio_high, update_ratio_low
 from gradscope.thresholds import Thresholds
@@ -29,10 +30,15 @@ RULES: tuple[Rule, ...] = (
     no_gradient,
     dead_relu,
     saturated_activation,
+    selu_misconfigured,
     selu_drift,
     uneven_learning_speed,
     update_ratio_low,
     clipping_dominates,
+    saturating_stack,
+    output_activation,
+    in_no_optimizer,
+    never_called,
 )
 """In the order in which findings of the same severity are reported."""
 
