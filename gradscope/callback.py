@@ -1,6 +1,5 @@
 """GradScope, the Lightning callback: decides when to measure, and owns nothing else."""
 
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -12,25 +11,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
-from gradscope.cadence import Cadence
-from gradscope.every_step import StepWatch
+from gradscope.cadence import Cadence, StepClock
+from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.layers import NamePatterns
+from gradscope.messages import say
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Severity
 from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
 from gradscope.sinks import Sinks
 from gradscope.thresholds import Thresholds
-from gradscope.trainers import gradients_are_left_alone, logged_step, loss_of, run_name, sink_for
+from gradscope.trainers import gradients_are_left_alone, logged_step, loss_of, run_name, sinks_of
 
 P = ParamSpec("P")
 
 MICRO_BATCH_LIMIT = 10_000
 """Batches without a step of any optimizer after which a record is given up: each holds a little memory."""
-
-_logger = logging.getLogger("gradscope")
 
 
 def _shielded(hook: Callable[Concatenate["GradScope", P], None]) -> Callable[Concatenate["GradScope", P], None]:
@@ -107,10 +105,8 @@ class GradScope(pl.Callback):
         self._recorder: Recorder | None = None
         self._watch: StepWatch | None = None
         self._cadence = Cadence(self._interval, self.budget)
+        self._clock = StepClock(self._cadence)
         self._batch: object = None
-        self._step_began = 0.0, 0.0
-        self._step_ended = 0.0
-        self._step_is_recorded = False
         self._origin: Origin | None = None
         self._ledger = Ledger()
         self._flights: dict[str, Flight] = {}
@@ -183,7 +179,7 @@ class GradScope(pl.Callback):
         if self._recorder is None:
             return
         self._batch = batch
-        self._time_step(self._recorder)
+        self._clock.start(self._seconds + self._recorder.seconds)
         if self._recording:
             self._recorder.begin_batch()
         elif not self._off and self._cadence.due(logged_step(trainer)):
@@ -191,7 +187,7 @@ class GradScope(pl.Callback):
             everything = self._cadence.alarmed() or pl_module.device.type != "cpu"
             untouched = gradients_are_left_alone(trainer, pl_module, self)
             self._recorder.begin(trainer.optimizers, untouched, everything)
-        self._step_is_recorded = self._recording
+        self._clock.recorded = self._recording
 
     @_shielded
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -239,7 +235,7 @@ class GradScope(pl.Callback):
         self._announce_failures(self._recorder)
         while (record := self._recorder.poll()) is not None:
             self._keep(trainer, record)
-        self._step_ended = time.perf_counter()
+        self._clock.stop()
 
     @_shielded
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -285,15 +281,7 @@ class GradScope(pl.Callback):
             self._watch.detach()
             self._watch = None
             self._unseen["every step"] = f"no longer looked at after {type(error).__name__}: {error}"
-            self._say(f"every step is {self._unseen['every step']}. Everything else goes on.")
-
-    def _time_step(self, recorder: Recorder) -> None:
-        """Tell the cadence what the step before this one took, and start the clock for this one."""
-        own = self._seconds + recorder.seconds
-        began, own_before = self._step_began
-        if began and self.budget is not None:
-            self._cadence.took(self._step_is_recorded, self._step_ended - began, own - own_before)
-        self._step_began = time.perf_counter(), own
+            say(f"every step is {self._unseen['every step']}. Everything else goes on.")
 
     def _end_batch(self, recorder: Recorder, step: int, loss: Tensor | None) -> None:
         recorder.end_batch(loss)
@@ -311,7 +299,7 @@ class GradScope(pl.Callback):
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
-            self._sinks = self._open_sinks(trainer)
+            self._sinks = Sinks(sinks_of(trainer, self._columns, self._parts), say)
         self._sinks.tell(lambda sink: sink.record(record))
         if self._cadence.wants_diagnosis(self._history.added, alarming):
             self._write_verdicts(final=False)
@@ -370,18 +358,8 @@ class GradScope(pl.Callback):
             self._tell_watch(keep)
 
     def _first_origin(self) -> Origin | None:
-        """The earliest origin known: a module that was seen to give out a bad number goes before what was inferred."""
         seen = self._recorder.origin if self._recorder else None
-        inferred = self._watch.origin if self._watch else None
-        if seen is not None and inferred is not None and seen.step == inferred.step:
-            return replace(seen, operation=inferred.operation)
-        known = [o for o in (self._origin, seen, inferred) if o is not None]
-        return min(known, key=lambda o: o.step, default=None)
-
-    def _open_sinks(self, trainer: pl.Trainer) -> Sinks:
-        loggers = trainer.loggers if self._parts else []
-        sinks = [(type(logger).__name__, sink_for(logger, self._columns, self._parts)) for logger in loggers]
-        return Sinks(sinks, self._say)
+        return earliest_origin(seen, self._watch.origin if self._watch else None, self._origin)
 
     def _coverage(self) -> Coverage:
         coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
@@ -393,12 +371,12 @@ class GradScope(pl.Callback):
         if not self._warned:
             self._warned = True
             for gap in recorder.table.gaps(self.layers, recorder.forward.unseen().get(FUNCTIONS, "none was called")):
-                self._say(gap)
+                say(gap)
 
     def _announce_failures(self, recorder: Recorder) -> None:
         for slot in recorder.failures.keys() - self._announced:
             self._announced.add(slot)
-            self._say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
+            say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
 
     def _switch_off(self, reason: str) -> None:
         try:
@@ -408,8 +386,4 @@ class GradScope(pl.Callback):
         self._recording = False
         if not self._off:
             self._off = f"switched itself off: {reason}"
-            self._say(f"{self._off}. The training goes on without it.")
-
-    def _say(self, message: str) -> None:
-        # Not `warnings.warn`: where the user turns warnings into errors it would end the training.
-        _logger.warning("GradScope: %s", message)
+            say(f"{self._off}. The training goes on without it.")

@@ -56,8 +56,14 @@ def run_name(trainer: pl.Trainer) -> str:
     return "/".join(part for part in (logger.name, version) if part)
 
 
-def sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
-    """Return what writes to `logger`: to TensorBoard in full, to any other the scalars."""
+def sinks_of(trainer: pl.Trainer, columns: Sequence[Metric], parts: frozenset[str]) -> list[tuple[str, Sink]]:
+    """Return what writes to each logger, if anything is to be logged, and the logger's name."""
+    loggers = trainer.loggers if parts else []
+    return [(type(logger).__name__, _sink_for(logger, columns, parts)) for logger in loggers]
+
+
+def _sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
+    # To TensorBoard in full, to any other the scalars.
     if isinstance(logger, TensorBoardLogger) and not type(logger.experiment).__module__.startswith("tensorboardX"):
         return TensorBoardSink(logger.experiment, columns, parts)
     return ScalarSink(lambda metrics, step: logger.log_metrics(dict(metrics), step), columns, parts)
