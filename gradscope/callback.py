@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
+from gradscope.actions import Action, Actions, Ending, GradScopeError
 from gradscope.cadence import Cadence, StepClock
 from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
@@ -23,7 +24,15 @@ from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
 from gradscope.sinks import Sinks
 from gradscope.thresholds import Thresholds
-from gradscope.trainers import gradients_are_left_alone, logged_step, loss_of, run_name, sinks_of
+from gradscope.trainers import (
+    flush,
+    gradients_are_left_alone,
+    logged_step,
+    loss_of,
+    run_name,
+    save_stopped,
+    sinks_of,
+)
 
 P = ParamSpec("P")
 
@@ -39,6 +48,8 @@ def _shielded(hook: Callable[Concatenate["GradScope", P], None]) -> Callable[Con
         start = time.perf_counter()
         try:
             hook(self, *args, **kwargs)
+        except GradScopeError:
+            raise  # the one thing that may end the training, for the user asked for it
         except Exception as error:
             self._switch_off(f"{hook.__name__} failed with {type(error).__name__}: {error}")
         self._seconds += time.perf_counter() - start
@@ -70,6 +81,9 @@ class GradScope(pl.Callback):
         exact: Measure update ratios and activations from all elements, not from a sample of them.
         flight_recorder: Steps before a disaster to keep, every one of them: loss and gradient norms, written out when
             a critical finding appears. 0 keeps none.
+        on_finding: What to do when a finding appears or grows worse: ``"ignore"``, ``"warn"`` (a line at the console),
+            ``"stop"`` (end the fit cleanly) or ``"raise"`` (`GradScopeError`). One action is for warnings and critical
+            findings; a mapping such as ``{"warning": "warn", "critical": "stop"}`` goes by severity.
         log: What goes to the loggers: True for all, False for nothing, or any of ``"tensors"`` (what
             `gradscope summary` reads), ``"scalars"``, ``"layers"``, ``"distribution"``, ``"heat_map"``, ``"verdicts"``.
         summary: Print the summary at the end of a fit, on rank zero.
@@ -88,6 +102,7 @@ class GradScope(pl.Callback):
         thresholds: Thresholds | None = None,
         exact: bool = False,
         flight_recorder: int = 50,
+        on_finding: str | Mapping[str | Severity, str] = "warn",
         log: bool | Collection[str] = True,
         summary: bool = True,
     ) -> None:
@@ -95,6 +110,7 @@ class GradScope(pl.Callback):
         self._interval = options.every_n_steps(every_n_steps, self.budget)
         self.exact = options.exact(exact)
         self.flight_recorder = options.flight_recorder(flight_recorder)
+        self.on_finding = options.on_finding(on_finding)
         self.thresholds = options.thresholds(thresholds)
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
@@ -110,6 +126,7 @@ class GradScope(pl.Callback):
         self._origin: Origin | None = None
         self._ledger = Ledger()
         self._flights: dict[str, Flight] = {}
+        self._actions = Actions(self.on_finding, say)
         self._history = History()
         self._sinks: Sinks | None = None
         self._name = "fit"
@@ -147,12 +164,18 @@ class GradScope(pl.Callback):
             ledger=self._watch.ledger() if self._watch else self._ledger,
             origin=self._first_origin(),
             flights=dict(self._flights),
+            stop=self._actions.stop,
         )
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong with the run so far, the most severe first; empty before a fit."""
         return diagnose(self.run)
+
+    @property
+    def stopped(self) -> Finding | None:
+        """The finding for which GradScope ended the fit, as `on_finding` told it to: None where it did not."""
+        return self._actions.stopped
 
     # What Lightning calls.
 
@@ -176,6 +199,7 @@ class GradScope(pl.Callback):
     ) -> None:
         """Attach where a step begins that is due."""
         self._review(trainer)
+        self._agree(trainer)
         if self._recorder is None:
             return
         self._batch = batch
@@ -235,6 +259,8 @@ class GradScope(pl.Callback):
         self._announce_failures(self._recorder)
         while (record := self._recorder.poll()) is not None:
             self._keep(trainer, record)
+        if trainer.world_size == 1:
+            self._end_fit(trainer, self._actions.agreed(None))
         self._clock.stop()
 
     @_shielded
@@ -247,8 +273,13 @@ class GradScope(pl.Callback):
 
     @_shielded
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what is found."""
+        """Say what is found, and raise if that was asked for."""
+        if self.stopped is not None:
+            save_stopped(trainer)
         self._finish(trainer)
+        ending = self._actions.agreed(trainer.strategy if trainer.world_size > 1 else None)
+        if ending is not None and ending.action is Action.RAISE:
+            self._end_fit(trainer, ending)
 
     @_shielded
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -270,6 +301,27 @@ class GradScope(pl.Callback):
             interval = self._cadence.affordable_interval()
             # All take what rank zero says, so that all record the same steps.
             self._cadence.interval = trainer.strategy.broadcast(interval) if trainer.world_size > 1 else interval
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        """Let several ranks end the fit together, right after a step that each of them knows to be recorded."""
+        step = logged_step(trainer)
+        if trainer.world_size > 1 and self._actions.wants_agreement(step) and self._cadence.due(step - 1):
+            self._end_fit(trainer, self._actions.agreed(trainer.strategy))
+
+    def _end_fit(self, trainer: pl.Trainer, ending: Ending | None) -> None:
+        if ending is None:
+            return
+        self._actions.carry_out(ending, logged_step(trainer))
+        if ending.action is Action.RAISE:
+            self._leave(trainer)
+            raise GradScopeError(ending.finding)
+        trainer.should_stop = True
+
+    @_shielded
+    def _leave(self, trainer: pl.Trainer) -> None:
+        """Have everything written down before an error leaves the fit."""
+        self._finish(trainer)
+        flush(trainer)
 
     def _tell_watch(self, tell: Callable[[StepWatch], None]) -> None:
         """Tell the watch of every step; where it fails it is off, and the records go on."""
@@ -343,6 +395,10 @@ class GradScope(pl.Callback):
         run = self.run
         findings = diagnose(run)
         self._keep_flights(findings)
+        if final:
+            self._actions.hear_the_last(findings, int(run.steps[-1]), self.summary)
+        else:
+            self._actions.hear(findings, int(run.steps[-1]))
         run = replace(run, flights=dict(self._flights))
         if self._sinks is not None:
             self._sinks.tell(lambda sink: sink.verdicts(run, findings, final))
@@ -364,7 +420,7 @@ class GradScope(pl.Callback):
     def _coverage(self) -> Coverage:
         coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
         off = {"GradScope": self._off} if self._off else {}
-        return Coverage({**self._unseen, **coverage.unseen, **off}, coverage.measured)
+        return Coverage({**self._unseen, **coverage.unseen, **self._actions.unseen, **off}, coverage.measured)
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""

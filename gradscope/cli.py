@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from gradscope import __version__
+from gradscope.wording import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         return command(arguments)
     except BadInputError as error:
-        print(f"gradscope: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"gradscope: error: {one_line(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -177,7 +178,3 @@ def _write(text: str) -> None:
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted. Python flushes stdout once more at exit, which must not fail too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(message: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in message)

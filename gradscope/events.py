@@ -31,6 +31,7 @@ from gradscope.records import (
     Overhead,
     Record,
     Run,
+    Stop,
 )
 from gradscope.thresholds import Thresholds
 from gradscope.wording import counted
@@ -89,6 +90,7 @@ class Encoder:
             "ledger": dataclasses.asdict(run.ledger),
             "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
             "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
+            "stop": dataclasses.asdict(run.stop) if run.stop is not None else None,
         }
         return Summary(value=[self._value(STATUS_TAG, _strings([_json(status)], (1,)), {"kind": "status"})])
 
@@ -209,6 +211,7 @@ class _Reading:
     ledger: Ledger = field(default_factory=Ledger)
     origin: Origin | None = None
     flights: Mapping[str, Flight] = field(default_factory=dict)
+    stop: Stop | None = None
     notes: dict[str, None] = field(default_factory=dict)
     misfits: dict[str, list[int]] = field(default_factory=dict)
 
@@ -231,6 +234,7 @@ class _Reading:
             ledger=self.ledger,
             origin=self.origin,
             flights=self.flights,
+            stop=self.stop,
             notes=tuple(self.notes),
         )
 
@@ -349,6 +353,8 @@ def _read_status(tensor: TensorProto, reading: _Reading) -> None:
         ledger, origin = status.get("ledger", {}), status.get("origin")
         reading.ledger = Ledger(int(ledger.get("steps", 0)), int(ledger.get("skipped", 0)))
         reading.origin = _origin(origin) if origin is not None else None
+        stop = status.get("stop")
+        reading.stop = Stop(int(stop["step"]), str(stop["code"])) if stop is not None else None
         reading.flights = {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()}
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         reading.note(f"{STATUS_TAG}: could not be read, so the thresholds are the defaults or those written before")

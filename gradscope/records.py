@@ -149,6 +149,14 @@ class Ledger:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """That GradScope ended the fit, as `on_finding` told it to: after which `step`, and for which finding's `code`."""
+
+    step: int
+    code: str
+
+
+@dataclass(frozen=True)
 class Overhead:
     """What GradScope cost: seconds on the host inside GradScope, of the seconds that the fit took until then.
 
@@ -168,7 +176,8 @@ class Run:
     `steps` is int64[S], strictly increasing; `wall_times` float64[S]; `layers` has L rows in order of first
     execution; `metrics` maps a name to float32[S, L], NaN where not measured; `columns` describes those metrics;
     `globals` maps a name to float64[S]. A run without records has S = 0. `flights` maps the
-    code of a critical finding to the steps before it appeared. `notes` says what was wrong with the log that it was
+    code of a critical finding to the steps before it appeared. `stop` is None where GradScope did not end the fit.
+    `notes` says what was wrong with the log that it was
     read from, a sentence each.
     """
 
@@ -185,6 +194,7 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     origin: Origin | None = None
     flights: Mapping[str, Flight] = field(default_factory=dict)
+    stop: Stop | None = None
     notes: tuple[str, ...] = ()
 
     def metric(self, name: str) -> Floats:
