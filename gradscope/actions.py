@@ -116,7 +116,7 @@ class Actions:
             self.unseen["on_finding"] = f"nothing is done about findings after {type(error).__name__}: {error}"
 
     def _new(self, findings: Sequence[Finding]) -> Iterator[tuple[Finding, Action]]:
-        for finding in sorted(findings, key=lambda f: -f.severity):
+        for finding in findings:
             if finding.severity > self._known.get(finding.code, 0):
                 self._known[finding.code] = finding.severity
                 action = self._policy[finding.severity]
@@ -132,7 +132,8 @@ def announcement(finding: Finding, step: int) -> str:
 
 def _described(finding: Finding) -> str:
     cure = _first_sentence(finding.hint).partition(";")[0].rstrip(".")
-    return one_line(f"{finding.code} in {_where(finding)}: {_first_sentence(finding.message)} Cure: {cure}.")
+    cause = f", which follows from {finding.cause}" if finding.cause else ""
+    return one_line(f"{finding.code} in {_where(finding)}{cause}: {_first_sentence(finding.message)} Cure: {cure}.")
 
 
 def _where(finding: Finding) -> str:

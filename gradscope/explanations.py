@@ -65,9 +65,10 @@ _ALL = (
             "GELU: x Φ(x), smooth, with a slope near 1 well above 0 and near 0 well below.",
         ),
         measured=(
-            "The L2 norm of the gradient of each weight layer, unscaled and before clipping, relative to the largest "
-            "among the last quarter of the weight layers in the same record. It is a ratio within one step, so that "
-            "small gradients at a small loss do not count."
+            "The error signal at each weight layer relative to the largest among those nearest the loss, the last "
+            "quarter. It is the L2 norm of the gradient of the layer, unscaled and before clipping, divided by √(1 + "
+            "x²) in the mean of what the layer is given, for ∂L/∂W = δ x^T. It is a ratio within one step, so that "
+            "small gradients at a small loss do not count. Of a net whose loss has come down it is a remark."
         ),
         thresholds=("vanishing_ratio", "persistence", "minimum_records"),
         cures=(
@@ -100,10 +101,11 @@ _ALL = (
             ),
         ),
         measured=(
-            "Over depth: the gradient norm of a layer relative to the layers nearest the loss. Over training: the norm"
-            " of all gradients relative to its median in the first records, in two records or more. At the start: ‖g‖ "
-            "/ ‖w‖ of a layer in the first steps, where these move it by more than its own size or end in NaN. All "
-            "norms are unscaled and before clipping."
+            "Over depth: the error signal at a layer relative to that nearest the loss, as for a vanishing gradient. "
+            "Over training: the norm of all gradients relative to its median in the first records, in two records or "
+            "more. At the start: the run dies of a NaN within its first records, and ‖g‖ / ‖w‖ of the whole net was "
+            "over the mark just before. All norms are unscaled and before clipping. Of a net whose loss has come down "
+            "it is a remark."
         ),
         thresholds=("exploding_ratio", "persistence", "minimum_records"),
         cures=(
@@ -132,8 +134,8 @@ _ALL = (
             "Sparse is not dead: a sound unit is zero for many samples, a dead one for all.",
         ),
         measured=(
-            "The share of a rectifier's units, channels of a convolution or else features, that fired for no sample in"
-            " the last recorded batches, as many as the window has; in the last two records. Units that came back are "
+            "The share of a rectifier's units, channels of a convolution or else features, that fired for no sample in "
+            "the last recorded batches, as many as the window has; in the last two records. Units that came back are "
             "not dead."
         ),
         thresholds=("dead_fraction", "dead_window"),
@@ -165,11 +167,19 @@ _ALL = (
             ),
         ),
         measured=(
-            "Mean and variance of the outputs of each SELU, over a batch. It is a warning if before the first update "
-            "most of the SELU layers are well outside, twice as far from (0, 1) as the bounds; and a remark if layers "
-            "leave the bounds later."
+            "Mean and variance of the outputs of each SELU, over a batch. A warning if before the first update most of "
+            "the SELU layers are well outside, or if they leave later and the error signal vanishes or explodes over "
+            "depth, too. A remark if they leave later and it does not."
         ),
-        thresholds=("selu_mean", "selu_variance", "selu_initial_steps", "persistence", "minimum_records"),
+        thresholds=(
+            "selu_mean",
+            "selu_variance",
+            "selu_initial_steps",
+            "vanishing_ratio",
+            "exploding_ratio",
+            "persistence",
+            "minimum_records",
+        ),
         cures=(
             "Initialise with LeCun-normal weights, kaiming_normal_(weight, nonlinearity='linear'), and zero biases.",
             "Use AlphaDropout in place of Dropout.",
@@ -191,8 +201,8 @@ _ALL = (
             "The slope is a factor of the gradient of all that stands before: δ_l = diag(φ'(a_l)) W_{l+1}^T δ_{l+1}.",
         ),
         measured=(
-            "The share of outputs within 1 % of a limit, in the records in which the loss is still more than half of "
-            "what it began with: a net that has learned may be sure of itself. An output layer is left out."
+            "The share of outputs within 1 % of a limit, in the records in which the loss has not come down: a net that "
+            "has learned may be sure of itself. An activation after the last weight layer is left out."
         ),
         thresholds=("saturated_fraction", "persistence", "minimum_records"),
         cures=(
@@ -219,8 +229,9 @@ _ALL = (
             ),
         ),
         measured=(
-            "The median update ratio of each weight layer, over the records in which it had a gradient and was "
-            "stepped, against that of the fastest layer, while the loss has not fallen to half of its start."
+            "The median update ratio of each weight layer, over the records in which it had a gradient and was stepped, "
+            "against that of the fastest layer, while the loss has not come down. Layers whose gradient vanishes are "
+            "left out."
         ),
         thresholds=("uneven_ratio", "minimum_records"),
         cures=(
@@ -302,8 +313,8 @@ _ALL = (
             "Gradient descent on a quadratic with curvature c goes w ← (1 − lr · c) w: it diverges for lr > 2 / c.",
         ),
         measured=(
-            "‖Δw‖ / ‖w‖ of each weight layer across the optimizer's step, whatever the optimizer: at or above the mark"
-            " in five or more records in a row, while the loss got no better."
+            "‖Δw‖ / ‖w‖ of each weight layer across the optimizer's step, whatever the optimizer: at or above the mark "
+            "in several records in a row, while the loss rose well above that of the start or has hardly left it."
         ),
         thresholds=("update_ratio_high",),
         cures=(
@@ -392,9 +403,9 @@ _ALL = (
         ),
         measured=(
             "The norm of all gradients before and after clipping, in each record: the share of steps with c < 1, and "
-            "the typical c, while the loss has not fallen to half of its start."
+            "the typical c, while the loss has not come down."
         ),
-        thresholds=("clipped_share", "clip_coefficient"),
+        thresholds=("clipped_share", "clip_coefficient", "minimum_records"),
         cures=(
             "Raise gradient_clip_val to a few times the usual norm, and lower the learning rate if it then diverges.",
             (

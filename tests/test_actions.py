@@ -1,6 +1,7 @@
 """What is done about findings: by severity, once, on all ranks, above the progress bars, and never by accident."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -124,6 +125,8 @@ def test_an_announcement_is_one_line_and_cut_at_sentences() -> None:
         "WARNING at step 120: dead_relu in net.1 and 2 other layers: Half of net.1 is dead. Cure: Start anew."
     )
     assert announcement(finding("x", layers=[]), 3).startswith("WARNING at step 3: x in the whole net: Half")
+    caused = dataclasses.replace(finding("x"), cause="update_ratio_high")
+    assert "x in net.1, which follows from update_ratio_high: Half" in announcement(caused, 3)
     assert announcement(finding("x", layers=["a\n\x1b[31m"]), 3).isprintable()
 
 
