@@ -67,7 +67,7 @@ _ALL = (
         measured=(
             "The error signal at each weight layer relative to the largest among those nearest the loss, the last "
             "quarter. It is the L2 norm of the gradient of the layer, unscaled and before clipping, divided by √(1 + "
-            "x²) in the mean of what the layer is given, for ∂L/∂W = δ x^T. It is a ratio within one step, so that "
+            "mean of x²) of its input x, for ∂L/∂W = δ x^T. It is a ratio within one step, so that "
             "small gradients at a small loss do not count. Of a net whose loss has come down it is a remark."
         ),
         thresholds=("vanishing_ratio", "persistence", "minimum_records"),
@@ -201,8 +201,8 @@ _ALL = (
             "The slope is a factor of the gradient of all that stands before: δ_l = diag(φ'(a_l)) W_{l+1}^T δ_{l+1}.",
         ),
         measured=(
-            "The share of outputs within 1 % of a limit, in the records in which the loss has not come down: a net that "
-            "has learned may be sure of itself. An activation after the last weight layer is left out."
+            "The share of outputs within 1 % of a limit, in the records in which the loss has not come down: a net "
+            "that has learned may be sure of itself. An activation after the last weight layer is left out."
         ),
         thresholds=("saturated_fraction", "persistence", "minimum_records"),
         cures=(
@@ -229,9 +229,9 @@ _ALL = (
             ),
         ),
         measured=(
-            "The median update ratio of each weight layer, over the records in which it had a gradient and was stepped, "
-            "against that of the fastest layer, while the loss has not come down. Layers whose gradient vanishes are "
-            "left out."
+            "The median update ratio of each weight layer, over the records in which it had a gradient and was "
+            "stepped, against that of the fastest layer, while the loss has not come down. Layers whose gradient "
+            "vanishes are left out."
         ),
         thresholds=("uneven_ratio", "minimum_records"),
         cures=(
