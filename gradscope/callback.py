@@ -276,7 +276,7 @@ class GradScope(pl.Callback):
         """Say what is found, and raise if that was asked for."""
         if self.stopped is not None:
             save_stopped(trainer)
-        self._finish(trainer)
+        self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
         ending = self._actions.agreed(trainer.strategy if trainer.world_size > 1 else None)
         if ending is not None and ending.action is Action.RAISE:
             self._end_fit(trainer, ending)
@@ -319,7 +319,7 @@ class GradScope(pl.Callback):
 
     @_shielded
     def _leave(self, trainer: pl.Trainer) -> None:
-        """Have everything written down before an error leaves the fit."""
+        """Have everything written down."""
         self._finish(trainer)
         flush(trainer)
 

@@ -263,6 +263,18 @@ def test_ranks_agree_by_the_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert strategy.asked == [*range(1, 12), 21, 23], "right after each step that is recorded, and at the end"
 
 
+def test_a_rank_on_which_gradscope_failed_answers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr("gradscope.recorder.Recorder.begin", fail)
+    monkeypatch.setattr(GradScope, "_finish", fail)
+    scope = GradScope(on_finding="raise", summary=False)
+    strategy = Strategy(monkeypatch, scope)
+    fit(scope, Classifier(mlp()), 15)
+    assert strategy.asked == [*range(1, 12), 14], "after each step that the others record, and at the end"
+
+
 @pytest.mark.parametrize(("action", "steps"), [(Action.STOP, 4), (Action.RAISE, 3)])
 def test_a_rank_that_finds_nothing_ends_with_the_others(
     action: Action, steps: int, monkeypatch: pytest.MonkeyPatch
