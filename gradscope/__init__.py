@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gradscope.actions import GradScopeError
     from gradscope.callback import GradScope
     from gradscope.events import load
     from gradscope.records import (
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         Record,
         Run,
         Severity,
+        Stop,
     )
     from gradscope.rules import diagnose
     from gradscope.thresholds import Thresholds
@@ -33,6 +35,7 @@ __all__ = [
     "Finding",
     "Flight",
     "GradScope",
+    "GradScopeError",
     "Layer",
     "Ledger",
     "Metric",
@@ -42,6 +45,7 @@ __all__ = [
     "Record",
     "Run",
     "Severity",
+    "Stop",
     "Thresholds",
     "diagnose",
     "load",
@@ -49,6 +53,7 @@ __all__ = [
 
 _HOME = {
     "GradScope": "callback",
+    "GradScopeError": "actions",
     "Thresholds": "thresholds",
     "diagnose": "rules",
     "load": "events",

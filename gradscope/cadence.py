@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 from collections import deque
 
 from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Record
@@ -91,6 +92,27 @@ class Cadence:
         if left <= 0:
             return LONGEST_INTERVAL
         return min(max(1, math.ceil(record / left)), LONGEST_INTERVAL)
+
+
+class StepClock:
+    """Tells a cadence that plans by a budget what each step lasted, and how much of it was spent here."""
+
+    def __init__(self, cadence: Cadence) -> None:
+        self._cadence = cadence
+        self.recorded = False
+        """Whether the step under way is recorded."""
+        self._began: float | None = None
+        self._ended = self._own_seconds = 0.0
+
+    def start(self, own_seconds: float) -> None:
+        """A step begins, before which so many seconds in all were spent here."""
+        if self._began is not None and self._cadence.budget is not None:
+            self._cadence.took(self.recorded, self._ended - self._began, own_seconds - self._own_seconds)
+        self._began, self._own_seconds = time.perf_counter(), own_seconds
+
+    def stop(self) -> None:
+        """The step is over."""
+        self._ended = time.perf_counter()
 
 
 ALARM_NORM = 10

@@ -1,6 +1,5 @@
 """GradScope, the Lightning callback: decides when to measure, and owns nothing else."""
 
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
-from gradscope.cadence import Cadence
-from gradscope.every_step import StepWatch
+from gradscope.actions import Action, Actions, Ending, GradScopeError
+from gradscope.cadence import Cadence, StepClock
+from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.layers import NamePatterns
+from gradscope.messages import say
 from gradscope.preflight import Preflight
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Setup, Severity
@@ -24,14 +25,21 @@ from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
 from gradscope.sinks import Sinks
 from gradscope.thresholds import Thresholds
-from gradscope.trainers import begins_from_scratch, gradients_are_left_alone, logged_step, loss_of, run_name, sink_for
+from gradscope.trainers import (
+    begins_from_scratch,
+    flush,
+    gradients_are_left_alone,
+    logged_step,
+    loss_of,
+    run_name,
+    save_stopped,
+    sinks_of,
+)
 
 P = ParamSpec("P")
 
 MICRO_BATCH_LIMIT = 10_000
 """Batches without a step of any optimizer after which a record is given up: each holds a little memory."""
-
-_logger = logging.getLogger("gradscope")
 
 
 def _shielded(hook: Callable[Concatenate["GradScope", P], None]) -> Callable[Concatenate["GradScope", P], None]:
@@ -42,6 +50,8 @@ def _shielded(hook: Callable[Concatenate["GradScope", P], None]) -> Callable[Con
         start = time.perf_counter()
         try:
             hook(self, *args, **kwargs)
+        except GradScopeError:
+            raise  # the one thing that may end the training, for the user asked for it
         except Exception as error:
             self._switch_off(f"{hook.__name__} failed with {type(error).__name__}: {error}")
         self._seconds += time.perf_counter() - start
@@ -73,6 +83,9 @@ class GradScope(pl.Callback):
         exact: Measure update ratios and activations from all elements, not from a sample of them.
         flight_recorder: Steps before a disaster to keep, every one of them: loss and gradient norms, written out when
             a critical finding appears. 0 keeps none.
+        on_finding: What to do when a finding appears or grows worse: ``"ignore"``, ``"warn"`` (a line at the console),
+            ``"stop"`` (end the fit cleanly) or ``"raise"`` (`GradScopeError`). One action is for warnings and critical
+            findings; a mapping such as ``{"warning": "warn", "critical": "stop"}`` goes by severity.
         log: What goes to the loggers: True for all, False for nothing, or any of ``"tensors"`` (what
             `gradscope summary` reads), ``"scalars"``, ``"layers"``, ``"distribution"``, ``"heat_map"``, ``"verdicts"``.
         summary: Print the summary at the end of a fit, on rank zero.
@@ -91,6 +104,7 @@ class GradScope(pl.Callback):
         thresholds: Thresholds | None = None,
         exact: bool = False,
         flight_recorder: int = 50,
+        on_finding: str | Mapping[str | Severity, str] = "warn",
         log: bool | Collection[str] = True,
         summary: bool = True,
     ) -> None:
@@ -98,6 +112,7 @@ class GradScope(pl.Callback):
         self._interval = options.every_n_steps(every_n_steps, self.budget)
         self.exact = options.exact(exact)
         self.flight_recorder = options.flight_recorder(flight_recorder)
+        self.on_finding = options.on_finding(on_finding)
         self.thresholds = options.thresholds(thresholds)
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
@@ -110,13 +125,12 @@ class GradScope(pl.Callback):
         self._preflight: Preflight | None = None
         self._setup = Setup()
         self._cadence = Cadence(self._interval, self.budget)
+        self._clock = StepClock(self._cadence)
         self._batch: object = None
-        self._step_began = 0.0, 0.0
-        self._step_ended = 0.0
-        self._step_is_recorded = False
         self._origin: Origin | None = None
         self._ledger = Ledger()
         self._flights: dict[str, Flight] = {}
+        self._actions = Actions(self.on_finding, say)
         self._history = History()
         self._sinks: Sinks | None = None
         self._name = "fit"
@@ -155,12 +169,18 @@ class GradScope(pl.Callback):
             setup=self._preflight.setup() if self._preflight else self._setup,
             origin=self._first_origin(),
             flights=dict(self._flights),
+            stop=self._actions.stop,
         )
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong with the run so far, the most severe first; empty before a fit."""
         return diagnose(self.run)
+
+    @property
+    def stopped(self) -> Finding | None:
+        """The finding for which GradScope ended the fit, as `on_finding` told it to: None where it did not."""
+        return self._actions.stopped
 
     # What Lightning calls.
 
@@ -185,10 +205,11 @@ class GradScope(pl.Callback):
     ) -> None:
         """Attach where a step begins that is due."""
         self._review(trainer)
+        self._agree(trainer)
         if self._recorder is None:
             return
         self._batch = batch
-        self._time_step(self._recorder)
+        self._clock.start(self._seconds + self._recorder.seconds)
         if self._recording:
             self._recorder.begin_batch()
         elif not self._off and self._cadence.due(logged_step(trainer)):
@@ -198,7 +219,7 @@ class GradScope(pl.Callback):
             self._recorder.begin(trainer.optimizers, untouched, everything)
             if self._preflight is not None:
                 self._preflight.begin(trainer.optimizers, begins_from_scratch(trainer))
-        self._step_is_recorded = self._recording
+        self._clock.recorded = self._recording
 
     @_shielded
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -250,7 +271,9 @@ class GradScope(pl.Callback):
         self._announce_failures(self._recorder)
         while (record := self._recorder.poll()) is not None:
             self._keep(trainer, record)
-        self._step_ended = time.perf_counter()
+        if trainer.world_size == 1:
+            self._end_fit(trainer, self._actions.agreed(None))
+        self._clock.stop()
 
     @_shielded
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -262,8 +285,13 @@ class GradScope(pl.Callback):
 
     @_shielded
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what is found."""
-        self._finish(trainer)
+        """Say what is found, and raise if that was asked for."""
+        if self.stopped is not None:
+            save_stopped(trainer)
+        self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
+        ending = self._actions.agreed(trainer.strategy if trainer.world_size > 1 else None)
+        if ending is not None and ending.action is Action.RAISE:
+            self._end_fit(trainer, ending)
 
     @_shielded
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -286,6 +314,27 @@ class GradScope(pl.Callback):
             # All take what rank zero says, so that all record the same steps.
             self._cadence.interval = trainer.strategy.broadcast(interval) if trainer.world_size > 1 else interval
 
+    def _agree(self, trainer: pl.Trainer) -> None:
+        """Let several ranks end the fit together, right after a step that each of them knows to be recorded."""
+        step = logged_step(trainer)
+        if trainer.world_size > 1 and self._actions.wants_agreement(step) and self._cadence.due(step - 1):
+            self._end_fit(trainer, self._actions.agreed(trainer.strategy))
+
+    def _end_fit(self, trainer: pl.Trainer, ending: Ending | None) -> None:
+        if ending is None:
+            return
+        self._actions.carry_out(ending, logged_step(trainer))
+        if ending.action is Action.RAISE:
+            self._leave(trainer)
+            raise GradScopeError(ending.finding)
+        trainer.should_stop = True
+
+    @_shielded
+    def _leave(self, trainer: pl.Trainer) -> None:
+        """Have everything written down."""
+        self._finish(trainer)
+        flush(trainer)
+
     def _tell_watch(self, tell: Callable[[StepWatch], None]) -> None:
         """Tell the watch of every step; where it fails it is off, and the records go on."""
         if self._watch is None:
@@ -296,15 +345,7 @@ class GradScope(pl.Callback):
             self._watch.detach()
             self._watch = None
             self._unseen["every step"] = f"no longer looked at after {type(error).__name__}: {error}"
-            self._say(f"every step is {self._unseen['every step']}. Everything else goes on.")
-
-    def _time_step(self, recorder: Recorder) -> None:
-        """Tell the cadence what the step before this one took, and start the clock for this one."""
-        own = self._seconds + recorder.seconds
-        began, own_before = self._step_began
-        if began and self.budget is not None:
-            self._cadence.took(self._step_is_recorded, self._step_ended - began, own - own_before)
-        self._step_began = time.perf_counter(), own
+            say(f"every step is {self._unseen['every step']}. Everything else goes on.")
 
     def _end_batch(self, recorder: Recorder, step: int, loss: Tensor | None) -> None:
         recorder.end_batch(loss)
@@ -322,7 +363,7 @@ class GradScope(pl.Callback):
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
-            self._sinks = self._open_sinks(trainer)
+            self._sinks = Sinks(sinks_of(trainer, self._columns, self._parts), say)
         self._sinks.tell(lambda sink: sink.record(record))
         if self._cadence.wants_diagnosis(self._history.added, alarming):
             self._write_verdicts(final=False)
@@ -367,6 +408,10 @@ class GradScope(pl.Callback):
         run = self.run
         findings = diagnose(run)
         self._keep_flights(findings)
+        if final:
+            self._actions.hear_the_last(findings, int(run.steps[-1]), self.summary)
+        else:
+            self._actions.hear(findings, int(run.steps[-1]))
         run = replace(run, flights=dict(self._flights))
         if self._sinks is not None:
             self._sinks.tell(lambda sink: sink.verdicts(run, findings, final))
@@ -382,35 +427,25 @@ class GradScope(pl.Callback):
             self._tell_watch(keep)
 
     def _first_origin(self) -> Origin | None:
-        """The earliest origin known: a module that was seen to give out a bad number goes before what was inferred."""
         seen = self._recorder.origin if self._recorder else None
-        inferred = self._watch.origin if self._watch else None
-        if seen is not None and inferred is not None and seen.step == inferred.step:
-            return replace(seen, operation=inferred.operation)
-        known = [o for o in (self._origin, seen, inferred) if o is not None]
-        return min(known, key=lambda o: o.step, default=None)
-
-    def _open_sinks(self, trainer: pl.Trainer) -> Sinks:
-        loggers = trainer.loggers if self._parts else []
-        sinks = [(type(logger).__name__, sink_for(logger, self._columns, self._parts)) for logger in loggers]
-        return Sinks(sinks, self._say)
+        return earliest_origin(seen, self._watch.origin if self._watch else None, self._origin)
 
     def _coverage(self) -> Coverage:
         coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
         off = {"GradScope": self._off} if self._off else {}
-        return Coverage({**self._unseen, **coverage.unseen, **off}, coverage.measured)
+        return Coverage({**self._unseen, **coverage.unseen, **self._actions.unseen, **off}, coverage.measured)
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""
         if not self._warned:
             self._warned = True
             for gap in recorder.table.gaps(self.layers, recorder.forward.unseen().get(FUNCTIONS, "none was called")):
-                self._say(gap)
+                say(gap)
 
     def _announce_failures(self, recorder: Recorder) -> None:
         for slot in recorder.failures.keys() - self._announced:
             self._announced.add(slot)
-            self._say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
+            say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
 
     def _switch_off(self, reason: str) -> None:
         try:
@@ -420,8 +455,4 @@ class GradScope(pl.Callback):
         self._recording = False
         if not self._off:
             self._off = f"switched itself off: {reason}"
-            self._say(f"{self._off}. The training goes on without it.")
-
-    def _say(self, message: str) -> None:
-        # Not `warnings.warn`: where the user turns warnings into errors it would end the training.
-        _logger.warning("GradScope: %s", message)
+            say(f"{self._off}. The training goes on without it.")

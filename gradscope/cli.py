@@ -1,4 +1,4 @@
-"""The command line: ``gradscope summary``. Only this module prints."""
+"""The command line: ``gradscope summary``, ``gradscope explain``. Only this module prints."""
 
 # Heavy imports stand inside the functions that need them: `gradscope --help` waits for none.
 import argparse
@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from gradscope import __version__
+from gradscope.wording import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from gradscope.explanations import Explanation
     from gradscope.records import Finding, Run
     from gradscope.report import Reports
 
@@ -26,6 +28,7 @@ examples:
   gradscope summary                             the runs in lightning_logs
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
+  gradscope explain dead_relu                   what a finding means, and what to do about it
 """
 
 
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         return command(arguments)
     except BadInputError as error:
-        print(f"gradscope: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"gradscope: error: {one_line(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -69,6 +72,23 @@ def summary(arguments: argparse.Namespace) -> int:
         _write(_json(runs))
     else:
         _write(_rendered(_console(arguments.width), _reports(runs)))
+    return 0
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Print what one finding is, or a list of all."""
+    from gradscope.explanations import EXPLANATIONS
+
+    code = arguments.code
+    if code is not None and code not in EXPLANATIONS:
+        raise BadInputError(_unknown_code(code, list(EXPLANATIONS)))
+    chosen = list(EXPLANATIONS.values()) if code is None else [EXPLANATIONS[code]]
+    if arguments.json:
+        _write(_explanations_as_json(chosen))
+        return 0
+    from gradscope.report.explained import Explained, Index
+
+    _write(_rendered(_console(arguments.width), Index(chosen) if code is None else Explained(chosen[0])))
     return 0
 
 
@@ -92,6 +112,7 @@ def _parser() -> Parser:
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     _add_summary(commands)
+    _add_explain(commands)
     return parser
 
 
@@ -106,6 +127,18 @@ def _add_summary(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="LOGDIR",
         help="a directory with event files, at any depth, or one such file (default: %(default)s)",
     )
+    _add_output_options(parser)
+
+
+def _add_explain(commands: "argparse._SubParsersAction[Parser]") -> None:
+    text = "what a finding is, how it is measured, and what to do about it"
+    parser = commands.add_parser("explain", help=text, description=f"Tell {text}.")
+    parser.set_defaults(run=explain)
+    parser.add_argument("code", nargs="?", metavar="CODE", help="the finding, dead_relu say (default: a list of all)")
+    _add_output_options(parser)
+
+
+def _add_output_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--width", type=_width, metavar="N", help="columns to use (default: those of the terminal)")
 
@@ -143,6 +176,25 @@ def _json(runs: "Mapping[str, Run]") -> str:
     return json.dumps({"runs": summaries}, allow_nan=False, indent=2) + "\n"
 
 
+def _unknown_code(code: str, known: list[str]) -> str:
+    import difflib
+
+    nearest = difflib.get_close_matches(code.lower().replace("-", "_"), known, n=1, cutoff=0.4)
+    advice = f"did you mean {nearest[0]}?" if nearest else "`gradscope explain` lists them"
+    return f"`CODE` must be the code of a finding, got {code!r}; {advice}"
+
+
+def _explanations_as_json(explanations: "Sequence[Explanation]") -> str:
+    import json
+    from dataclasses import asdict
+
+    from gradscope.explanations import values_of
+    from gradscope.thresholds import Thresholds
+
+    objects = [{**asdict(e), "thresholds": values_of(e, Thresholds())} for e in explanations]
+    return json.dumps({"explanations": objects}, ensure_ascii=False, indent=2) + "\n"
+
+
 def _reports(runs: "Mapping[str, Run]") -> "Reports":
     from gradscope import rules
     from gradscope.report import Report, Reports
@@ -177,7 +229,3 @@ def _write(text: str) -> None:
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted. Python flushes stdout once more at exit, which must not fail too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(message: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in message)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -158,3 +159,11 @@ class StepWatch:
         module = next((m for m, known in self._table.names.items() if known == name), None)
         behind = self._trace.after(module) if module is not None else None
         return Origin(position, self._table.names[behind] if behind is not None else name, "backward")
+
+
+def earliest_origin(seen: Origin | None, inferred: Origin | None, before: Origin | None) -> Origin | None:
+    """Return the earliest origin known: a module `seen` to give out a bad number goes before what was `inferred`."""
+    if seen is not None and inferred is not None and seen.step == inferred.step:
+        return replace(seen, operation=inferred.operation)
+    known = [o for o in (before, seen, inferred) if o is not None]
+    return min(known, key=lambda o: o.step, default=None)

@@ -3,8 +3,10 @@
 Each function raises TypeError for what is of another type, ValueError for what is out of range.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from gradscope.actions import DEFAULT_ACTIONS, Action
+from gradscope.records import Severity
 from gradscope.thresholds import Thresholds
 
 LOG_PARTS = ("tensors", "scalars", "layers", "distribution", "heat_map", "verdicts")
@@ -85,3 +87,34 @@ def log_parts(value: bool | Collection[str]) -> frozenset[str]:
     if unknown := [part for part in value if part not in LOG_PARTS]:
         raise ValueError(f"`log` must hold some of {', '.join(LOG_PARTS)}, got {unknown[0]!r}; leave it out")
     return frozenset(value)
+
+
+def on_finding(value: str | Mapping[str | Severity, str]) -> Mapping[Severity, Action]:
+    """Return what to do about findings of each severity: one action for warnings and critical ones, or a mapping."""
+    given = {Severity.WARNING: value, Severity.CRITICAL: value} if isinstance(value, str) else value
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"`on_finding` must be an action or a mapping of severities to actions, got {value!r}; "
+            "{'critical': 'stop'}, say"
+        )
+    return {**DEFAULT_ACTIONS, **{_severity(severity): _action(action) for severity, action in given.items()}}
+
+
+def _severity(value: object) -> Severity:
+    if isinstance(value, Severity):
+        return value
+    known = {str(severity): severity for severity in Severity}
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(
+            f"`on_finding` must have keys among {', '.join(known)}, got {value!r}; {{'critical': 'stop'}}, say"
+        )
+    return known[value]
+
+
+def _action(value: object) -> Action:
+    known = {str(action): action for action in Action}
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(
+            f"`on_finding` must name actions among {', '.join(known)}, got {value!r}; 'stop' ends the fit cleanly"
+        )
+    return known[value]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradscope.graph import BATCH_NORMS, NORMS, POOLS, SHAPES, Graph, is_weight_layer
+from gradscope.graph import BATCH_NORMS, POOLS, SHAPES, Graph, is_weight_layer
 from gradscope.recorder import Recorder
 from gradscope.records import InitialWeights, InputMoments, OutputActivation, SaturatingStack, Setup
 from gradscope.stats import l2_norms, moments, sample, spectral_excess
@@ -93,7 +93,6 @@ class Preflight:
         self._setup = Setup(
             plain_dropouts=facts.dropouts,
             normalized_selus=tuple(facts.normalized_selus),
-            normalizations=facts.normalizations,
             output_activation=facts.output,
             in_no_optimizer=self._in_no_optimizer(),
             never_called=self._never_called(),
@@ -149,7 +148,6 @@ class _Facts:
     def __init__(self) -> None:
         self.dropouts: dict[str, float] = {}
         self.normalized_selus: dict[str, None] = {}
-        self.normalizations = 0
         self.output: OutputActivation | None = None
         self._feeding_selu: dict[str, None] = {}
         self._sums: dict[str, _Sums] = {}
@@ -169,7 +167,6 @@ class _Facts:
     def look_at(self, graph: Graph, weights_are_initial: bool) -> None:
         """Take note of what `graph` tells."""
         present = set(graph.operations.values())
-        self.normalizations += sum(name in NORMS for name in graph.operations.values())
         self.output = self.output or _output_activation(graph)
         for node in graph.nodes if "elu" in present else ():
             if _is_selu(graph, node):

@@ -193,17 +193,15 @@ class Setup:
 
     `selu_weights` are the layers that feed a SELU directly, if the fit began from scratch and none looks trained;
     `selu_input` is what the first of them was given, if it is the first weight layer of all; `plain_dropouts` maps a
-    Dropout behind a SELU to its probability; `normalized_selus` are SELUs right behind batch normalization, and
-    `normalizations` counts normalizations of any kind in the first forward. `in_no_optimizer` are layers that take part
-    in the loss and whose trainable parameters no optimizer has; `never_called` are trainable layers with no part in the
-    first forward.
+    Dropout behind a SELU to its probability; `normalized_selus` are SELUs right behind batch normalization.
+    `in_no_optimizer` are layers that take part in the loss and whose trainable parameters no optimizer has;
+    `never_called` are trainable layers with no part in the first forward.
     """
 
     selu_weights: tuple[InitialWeights, ...] = ()
     selu_input: InputMoments | None = None
     plain_dropouts: Mapping[str, float] = field(default_factory=dict)
     normalized_selus: tuple[str, ...] = ()
-    normalizations: int = 0
     saturating_stack: SaturatingStack | None = None
     output_activation: OutputActivation | None = None
     in_no_optimizer: tuple[str, ...] = ()
@@ -219,6 +217,14 @@ class Ledger:
 
     steps: int = 0
     skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Stop:
+    """That GradScope ended the fit, as `on_finding` told it to: after which `step`, and for which finding's `code`."""
+
+    step: int
+    code: str
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,8 @@ class Run:
     `steps` is int64[S], strictly increasing; `wall_times` float64[S]; `layers` has L rows in order of first
     execution; `metrics` maps a name to float32[S, L], NaN where not measured; `columns` describes those metrics;
     `globals` maps a name to float64[S]. A run without records has S = 0. `flights` maps the
-    code of a critical finding to the steps before it appeared. `notes` says what was wrong with the log that it was
+    code of a critical finding to the steps before it appeared. `stop` is None where GradScope did not end the fit.
+    `notes` says what was wrong with the log that it was
     read from, a sentence each.
     """
 
@@ -259,6 +266,7 @@ class Run:
     setup: Setup = field(default_factory=Setup)
     origin: Origin | None = None
     flights: Mapping[str, Flight] = field(default_factory=dict)
+    stop: Stop | None = None
     notes: tuple[str, ...] = ()
 
     def metric(self, name: str) -> Floats:

@@ -19,6 +19,7 @@ from gradscope.records import (
     Run,
     SaturatingStack,
     Setup,
+    Stop,
 )
 from gradscope.thresholds import Thresholds
 
@@ -37,6 +38,7 @@ def status_of(run: Run) -> dict[str, object]:
         "setup": dataclasses.asdict(run.setup),
         "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
         "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
+        "stop": dataclasses.asdict(run.stop) if run.stop is not None else None,
     }
 
 
@@ -47,7 +49,7 @@ def fields_of(status: Mapping[str, Any]) -> dict[str, Any]:
         DamagedStatusError: a field is missing that has always been there, or one has a value that it cannot have.
     """
     try:
-        ledger, origin = status.get("ledger", {}), status.get("origin")
+        ledger, origin, stop = status.get("ledger", {}), status.get("origin"), status.get("stop")
         return {
             "thresholds": _thresholds(status["thresholds"]),
             "coverage": _coverage(status["coverage"]),
@@ -56,6 +58,7 @@ def fields_of(status: Mapping[str, Any]) -> dict[str, Any]:
             "setup": _setup(status.get("setup", {})),
             "origin": _origin(origin) if origin is not None else None,
             "flights": {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()},
+            "stop": Stop(int(stop["step"]), str(stop["code"])) if stop is not None else None,
         }
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DamagedStatusError("`status` must be what `status_of` returns, as JSON gives it back") from error
@@ -97,7 +100,6 @@ def _setup(content: Mapping[str, Any]) -> Setup:
         selu_input=None if moments is None else _moments(moments),
         plain_dropouts={str(name): float(p) for name, p in content.get("plain_dropouts", {}).items()},
         normalized_selus=_names(content.get("normalized_selus", [])),
-        normalizations=_count(content.get("normalizations", 0)),
         saturating_stack=None if stack is None else _stack(stack),
         output_activation=None if output is None else _output(output),
         in_no_optimizer=_names(content.get("in_no_optimizer", [])),

@@ -36,6 +36,7 @@ class RunSummary(TypedDict):
     ledger: dict[str, int]
     origin: dict[str, Any] | None
     flights: dict[str, dict[str, Any]]
+    stop: dict[str, Any] | None
     notes: list[str]
 
 
@@ -62,6 +63,7 @@ def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
         "ledger": asdict(run.ledger),
         "origin": asdict(run.origin) if run.origin is not None else None,
         "flights": {code: _flight(flight) for code, flight in run.flights.items()},
+        "stop": asdict(run.stop) if run.stop is not None else None,
         "notes": list(run.notes),
     }
 

@@ -1,8 +1,10 @@
 """What GradScope has to know of a Trainer: its steps, its loss, its loggers, and who may change gradients."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
@@ -61,8 +63,33 @@ def run_name(trainer: pl.Trainer) -> str:
     return "/".join(part for part in (logger.name, version) if part)
 
 
-def sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
-    """Return what writes to `logger`: to TensorBoard in full, to any other the scalars."""
+def sinks_of(trainer: pl.Trainer, columns: Sequence[Metric], parts: frozenset[str]) -> list[tuple[str, Sink]]:
+    """Return what writes to each logger, if anything is to be logged, and the logger's name."""
+    loggers = trainer.loggers if parts else []
+    return [(type(logger).__name__, _sink_for(logger, columns, parts)) for logger in loggers]
+
+
+def _sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
+    # To TensorBoard in full, to any other the scalars.
     if isinstance(logger, TensorBoardLogger) and not type(logger.experiment).__module__.startswith("tensorboardX"):
         return TensorBoardSink(logger.experiment, columns, parts)
     return ScalarSink(lambda metrics, step: logger.log_metrics(dict(metrics), step), columns, parts)
+
+
+def flush(trainer: pl.Trainer) -> None:
+    """Have all loggers write out what they hold."""
+    for logger in trainer.loggers:
+        logger.save()
+
+
+def save_stopped(trainer: pl.Trainer) -> None:
+    """Write a checkpoint of the state that the fit was stopped in, unless there is one or none are wanted.
+
+    A ModelCheckpoint that saves at the end of an epoch has done so; one that saves every so many steps, or the best by
+    a metric, may not have. Every rank has to call this.
+    """
+    wanted = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    wanted = [c for c in wanted if c.dirpath and (c.save_top_k != 0 or c.save_last)]
+    if wanted and not any(c._last_global_step_saved == trainer.global_step for c in wanted):
+        path = os.path.join(str(wanted[0].dirpath), f"stopped-step={trainer.global_step}.ckpt")  # noqa: PTH118, may be a URL
+        trainer.save_checkpoint(path, wanted[0].save_weights_only)

@@ -1,6 +1,11 @@
-"""How numbers are put into words."""
+"""How numbers and names are put into words."""
 
 
 def counted(number: int, noun: str) -> str:
     """Return ``"1 layer"``, ``"2 layers"``, ``"2,400 layers"``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def one_line(text: str) -> str:
+    """Return `text` with a space for each character that would end the line or steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -315,6 +315,12 @@ def test_summary_does_not_import_torch(real_logs: Path) -> None:
     assert not {"torch", "tensorflow", "lightning", "pytorch_lightning"} & imported
 
 
+def test_explain_imports_neither_torch_nor_tensorboard() -> None:
+    imported = imports("explain", "dead_relu")
+    assert "rich" in imported
+    assert not {"torch", "tensorboard", "tensorflow", "lightning", "pytorch_lightning"} & imported
+
+
 def test_help_imports_nothing_heavy() -> None:
     assert not {"torch", "tensorboard", "rich", "numpy", "lightning", "pytorch_lightning"} & imports("--help")
 

@@ -61,7 +61,6 @@ SETUP = Setup(
     selu_input=InputMoments("features.0", math.nan, math.inf),
     plain_dropouts={"drop": 0.5},
     normalized_selus=("act",),
-    normalizations=2,
     saturating_stack=SaturatingStack(("a", "b"), 1e-4),
     output_activation=OutputActivation("fc.relu#2", "relu", 10),
     in_no_optimizer=("head",),
@@ -384,7 +383,7 @@ class TestDamage:
             '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"saturating_stack":{"layers":"ab","gradient_gain":1}}}',
             '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"output_activation":{"layer":"a","type":"b","classes":1e99}}}',
             '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"never_called":7}}',
-            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"normalizations":-1}}',
+            '{"thresholds":{},"coverage":{"unseen":{}},"overhead":{},"setup":{"never_called":-1}}',
         ],
     )
     def test_hostile_status_gives_a_note(self, tmp_path: Path, status: str) -> None:

@@ -160,15 +160,14 @@ def test_plain_dropout_behind_relu_is_where_it_belongs() -> None:
     assert facts_of(net).plain_dropouts == {}
 
 
-def test_batch_norm_before_selu_is_information_and_excuses_the_weights() -> None:
-    net = nn.Sequential(
-        nn.Linear(20, 32), nn.BatchNorm1d(32), nn.SELU(), nn.Linear(32, 32), nn.SELU(), nn.Linear(32, 4)
-    )
-    scope = fitted(net)
+def test_batch_norm_before_selu_excuses_the_weights_before_it() -> None:
+    scope = fitted(nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.SELU(), nn.Linear(32, 4)))
     finding = only(scope, "selu_misconfigured")
     assert finding.severity is Severity.INFO
-    assert scope.run.setup.normalized_selus == ("net.2",)
-    assert set(finding.layers) == {"net.2", "net.3"}
+    assert scope.run.setup.normalized_selus == finding.layers == ("net.2",)
+    behind = nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.SELU(), nn.Linear(32, 32), nn.SELU())
+    finding = only(fitted(nn.Sequential(behind, nn.Linear(32, 4))), "selu_misconfigured")
+    assert (finding.severity, finding.layers) == (Severity.WARNING, ("net.0.3", "net.0.2"))
 
 
 def test_raw_pixels_into_selu() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gradscope.records import Coverage, Finding, Flight, Layer, Ledger, Origin, Overhead, Severity
+from gradscope.records import Coverage, Finding, Flight, Layer, Ledger, Origin, Overhead, Severity, Stop
 from gradscope.summary import as_json, last_finite, layer_severity, verdict, worst_severity
 from tests.hand_written_runs import empty_run, run_of, sick_findings, sick_run, sound_run
 
@@ -28,6 +28,7 @@ def test_json_has_the_documented_shape() -> None:
         ledger=Ledger(20, 1),
         origin=Origin(7, "fc", "forward", "log"),
         flights={"non_finite": flight},
+        stop=Stop(7, "non_finite"),
         notes=("cut short",),
     )
     metrics = dict.fromkeys([column.name for column in run.columns])
@@ -43,6 +44,7 @@ def test_json_has_the_documented_shape() -> None:
         "ledger": {"steps": 20, "skipped": 1},
         "origin": {"step": 7, "module": "fc", "direction": "forward", "operation": "log"},
         "flights": {"non_finite": {"steps": [7], "loss": [None], "layers": ["fc"], "grad_norm": [[None]]}},
+        "stop": {"step": 7, "code": "non_finite"},
         "notes": ["cut short"],
     }
 

@@ -112,6 +112,8 @@ def _head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[Rendera
     yield from _flow(page, [Text(page.name(run.name, page.width), style="bold"), *(Text(e, "dim") for e in extent)])
     sign = _sign(page, run, findings)
     yield page.item(sign.plain, [page.text(verdict(run, findings), str(sign.style))], str(sign.style))
+    if run.stop is not None:
+        yield Text(f"GradScope stopped the fit at step {run.stop.step}: {page.visible(run.stop.code)}", style="yellow")
     yield from _flow(page, [*_loss(page, run), *_norms(run), *_mishaps(run)])
 
 

@@ -52,10 +52,9 @@ def selu_misconfigured(run: Run) -> Iterator[Finding]:
     et al. 2017, theorem 1 and section "New Dropout Technique"). Conditions: τ of a layer outside
     `Thresholds.selu_tau` or ω outside `Thresholds.selu_omega`, each by more than a draw of weights explains; a plain
     Dropout right behind a SELU, which multiplies the second moment by 1 / (1 − p) as τ does; inputs of the first layer
-    with more mean than spread, or with a second moment off by `FAR_INPUT`. A warning where τ is off by `GROSS`, or
-    |ω| is over 1, where a mean shrinks no longer (the mean slope of SELU at its fixed point is 0.99). Else
-    information, as is a SELU behind batch normalization, and all of it in a net with normalization layers, which does
-    not rely on SELU's own.
+    with more mean than spread, or with a second moment off by `FAR_INPUT`. A warning, but for weights whose τ is off by
+    less than `GROSS`, or whose |ω| is below 1, from where on a mean shrinks no longer (the mean slope of SELU at its
+    fixed point is 0.99), and for a SELU right behind batch normalization, which is of no use rather than of harm.
     """
     causes = [*_weights(run), *_dropouts(run.setup), *_input(run.setup), *_normalized(run.setup)]
     if not causes:
@@ -68,7 +67,7 @@ def selu_misconfigured(run: Run) -> Iterator[Finding]:
         "Not set up as SELU needs it: " + "; ".join(cause.message for cause in causes) + ".",
         "; ".join(cause.hint for cause in causes) + ".",
         {name: number for cause in causes for name, number in cause.evidence.items()},
-        Severity.INFO if run.setup.normalizations else causes[0].severity,
+        causes[0].severity,
     )
 
 
@@ -208,7 +207,7 @@ def _dropouts(setup: Setup) -> Iterator[_Cause]:
     if worst:
         name, p = worst[0]
         yield _Cause(
-            Severity.WARNING if 1 / (1 - p) > GROSS else Severity.INFO,
+            Severity.WARNING,
             tuple(name for name, _ in worst),
             f"{name} is a plain Dropout({p:g}) behind a SELU, which multiplies its second moment by "
             f"{1 / (1 - p):.2f}{_and_others(len(worst) - 1, 'Dropout')}",

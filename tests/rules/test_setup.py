@@ -139,7 +139,7 @@ def test_omega_counts_beyond_its_bounds_and_its_draw(omega: float, units: int, e
 
 @pytest.mark.parametrize(
     ("p", "expected"),
-    [(0.0, None), (0.05, Severity.INFO), (0.35, Severity.INFO), (0.37, Severity.WARNING), (0.5, Severity.WARNING)],
+    [(0.0, None), (0.05, Severity.WARNING), (0.5, Severity.WARNING)],
 )
 def test_plain_dropout(p: float, expected: Severity | None) -> None:
     assert verdict(Setup(plain_dropouts={"drop": p})) == expected
@@ -173,10 +173,6 @@ def test_all_causes_make_one_finding_the_worst_first() -> None:
     assert (finding.severity, finding.layers) == (Severity.WARNING, ("drop", "in", "fc", "act"))
     assert finding.hint.startswith("In place of Dropout: torch.nn.AlphaDropout(p)")
     assert set(finding.evidence) == {"dropout", "input_mean", "input_variance", "tau", "normalized_selus"}
-
-
-def test_in_a_net_with_normalization_it_is_information() -> None:
-    assert verdict(replace(weights(1 / 3), normalizations=1)) is Severity.INFO
 
 
 def test_thresholds_can_be_widened() -> None:
