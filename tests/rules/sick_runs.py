@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope import Layer, Run
-from gradscope.records import Origin
+from gradscope.records import InitialWeights, Origin, Setup
 from tests.hand_written_runs import run_of
 
 STUCK = np.full(40, 2.3)
+NOTHING_KNOWN = Setup()
 
 
 def stack(activation: str, kind: str) -> list[Layer]:
@@ -28,11 +29,19 @@ def on(weights: npt.ArrayLike, activations: npt.ArrayLike = math.nan) -> npt.NDA
     return row
 
 
-def sick(layers: list[Layer], metrics: Mapping[str, npt.ArrayLike], **series: npt.ArrayLike) -> Run:
+def sick(
+    layers: list[Layer], metrics: Mapping[str, npt.ArrayLike], setup: Setup = NOTHING_KNOWN, **series: npt.ArrayLike
+) -> Run:
     totals = {
         name: np.broadcast_to(np.asarray(x, dtype=np.float64), 40) for name, x in {"loss": STUCK, **series}.items()
     }
-    return run_of("sick", layers, {"grad_norm": on(1.0), "weight_norm": on(5.0), **metrics}, globals=totals)
+    return run_of(
+        "sick",
+        layers,
+        {"grad_norm": on(1.0), "weight_norm": on(5.0), **metrics},
+        globals=totals,
+        setup=setup or Setup(),
+    )
 
 
 def sick_runs() -> dict[str, Run]:
@@ -48,13 +57,14 @@ def sick_runs() -> dict[str, Run]:
     dies = np.where(np.arange(40) < 2, 1e6, math.nan)
     worse = np.where(np.arange(40) < 2, 2.3, 50.0)
     nan = {"loss": dies, "total_norm": dies, "nonfinite_loss": np.isnan(dies)}
+    for_relu = InitialWeights("fc1", 0.01, 2.0, 4096, 64)
     born = sick(relu, {}, loss=np.where(np.arange(40) < 9, 2.3, math.nan), nonfinite_loss=np.arange(40) >= 9)
     return {
         "sigmoids that lose the gradient": sick(sigmoid, {"grad_norm": on([1e-7, 1e-5, 1e-2, 1.0])}),
         "ReLUs that lose the gradient": sick(relu, {"grad_norm": on([1e-7, 1e-5, 1e-2, 1.0])}),
         "a gradient that grows over depth": sick(relu, {"grad_norm": on([1e6, 1e4, 10.0, 1.0])}, total_norm=1e6),
         "a gradient that grows over training": sick(relu, {}, total_norm=spike),
-        "a gradient that ends the run": sick(relu, {}, **nan),
+        "a gradient that ends the run": sick(relu, {}, NOTHING_KNOWN, **nan),
         "dead ReLUs": sick(relu, {"dead_fraction": on(math.nan, [0.5, 0.1, 0.95])}),
         "saturated tanhs": sick(tanh, {"saturated_fraction": on(math.nan, [0.9, 0.6, 0.1])}),
         "SELUs outside from the start": sick(selu, drifting),
@@ -65,5 +75,6 @@ def sick_runs() -> dict[str, Run]:
         "steps that are too large": sick(relu, {"update_ratio": on([0.4, 0.2, 0.05, 0.01])}, loss=worse),
         "steps that are too small": sick(relu, {"update_ratio": on(1e-8)}),
         "layers of different pace": sick(relu, {"update_ratio": on([1e-7, 1e-3, 1e-3, 1e-2])}),
+        "SELUs that are set up like ReLUs": sick(selu, {}, Setup(selu_weights=(for_relu,))),
         "clipping at every step": sick(relu, {}, total_norm=5.0, total_norm_clipped=0.05, clip_coefficient=0.01),
     }
