@@ -69,7 +69,7 @@ class ForwardWatch:
         self._callers: dict[int, nn.Module] = {}  # by identity: the hash of a metric of torchmetrics changes
         self._outside: dict[str, str] = {}
         self._why_not = _why_functions_are_not_seen(model, [name for name, _ in self.compiled])
-        if not self._why_not and any(not layer.training for layer in _all_fast_paths()):
+        if not self._why_not and _any_fast_path_is_taken():
             self._why_not = FAST_PATH  # also one of another model, a teacher's say: a function mode is on for all
         self._handles: _Handles = []
         self._lasting: _Handles = []
@@ -299,6 +299,13 @@ def _is_forward(output: object) -> bool:
     # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over is no batch.
     mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
     return not mapped and torch._C._current_graph_task_id() == -1
+
+
+def _any_fast_path_is_taken() -> bool:
+    if all(layer.training for layer in _all_fast_paths()):
+        return False
+    gc.collect()  # one that nobody can call any more may still lie about
+    return any(not layer.training for layer in _all_fast_paths())
 
 
 def _all_fast_paths() -> list[nn.Module]:

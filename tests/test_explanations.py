@@ -28,7 +28,6 @@ DESIGNED = (
 def test_every_finding_is_explained() -> None:
     assert " ".join(EXPLANATIONS) == DESIGNED
     assert all(code == explanation.code for code, explanation in EXPLANATIONS.items())
-    assert {rule.__name__ for rule in RULES} <= set(EXPLANATIONS)
     written = "".join(inspect.getsource(inspect.getmodule(rule)) for rule in RULES)  # type: ignore[arg-type]
     assert set(re.findall(r'code="(\w+)"', written)) <= set(EXPLANATIONS)
 

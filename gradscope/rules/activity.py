@@ -6,9 +6,9 @@ import numpy as np
 
 from gradscope.activations import RECTIFIER
 from gradscope.records import Finding, Run, Severity
-from gradscope.rules.persistence import ENOUGH, WEIGHT_LAYERS, Mask, median, names, persistent, span
+from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, has_lasted, median, names, persistent, span
 from gradscope.rules.progress import progress
-from gradscope.rules.signal import spoiled
+from gradscope.rules.signal import is_inflated, spoiled
 from gradscope.wording import counted
 
 MOSTLY_DEAD = 0.9
@@ -61,17 +61,19 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
 
     Condition: in at least half of the records `saturated_fraction` is at least `Thresholds.saturated_fraction`
     (Glorot and Bengio 2010, section 3), of those in which the loss has not yet come down, and neither has it at last: a
-    net that has learned may be sure of itself. The last activation does not count when no weight layer comes after it,
-    for the output of a sure classifier saturates and ought to.
+    net that has learned may be sure of itself. It is a remark where it was not so at first and the loss never rose:
+    the net went there by itself. The last activation does not count when no weight layer comes after it, for the output
+    of a sure classifier saturates and ought to.
     """
     went = progress(run)
-    if went.has_learned:
+    if (went.has_learned and not is_inflated(run)) or not has_lasted(run):
         return
     saturated = run.metric("saturated_fraction")
     hidden = np.arange(len(run.layers)) < max(run.rows(*WEIGHT_LAYERS), default=0)
     measured = ~np.isnan(saturated) & hidden & ~went.learned[:, None]
     condition = measured & (saturated >= run.thresholds.saturated_fraction)
-    layers = np.flatnonzero(persistent(run, condition, measured, ENOUGH))
+    layers = np.flatnonzero(persistent(run, condition, measured))
+    at_first = median(saturated[: 2 * run.thresholds.minimum_records]) >= run.thresholds.saturated_fraction
     if not len(layers):
         return
     typical = median(saturated)
@@ -80,7 +82,7 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
     layer = run.layers[worst[0]]
     yield Finding(
         code="saturated_activation",
-        severity=Severity.WARNING,
+        severity=Severity.WARNING if at_first[layers].any() or went.got_worse else Severity.INFO,
         layers=names(run, worst),
         first_step=first,
         last_step=last,

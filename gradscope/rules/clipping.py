@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradscope.records import CLIP_COEFFICIENT, SKIPPED, TOTAL_NORM, TOTAL_NORM_CLIPPED, Finding, Run, Severity
-from gradscope.rules.persistence import ENOUGH, WEIGHT_LAYERS, median
+from gradscope.rules.persistence import WEIGHT_LAYERS, has_lasted, median
 from gradscope.rules.prescriptions import USUAL_UPDATE, clip_value, two_digits
 from gradscope.rules.progress import progress
 
@@ -30,7 +30,7 @@ def clipping_dominates(run: Run) -> Iterator[Finding]:
     coefficient = np.where(run.series(SKIPPED) == 1, np.nan, coefficient)
     measured = np.isfinite(coefficient)
     clipped = measured & (coefficient < UNTOUCHED)
-    if measured.sum() < ENOUGH:
+    if not measured.any() or not has_lasted(run):
         return
     share, typical = float(clipped.sum() / measured.sum()), float(np.median(coefficient[measured]))
     went = progress(run)

@@ -5,16 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradscope.activations import RECTIFIER, SATURATING
-from gradscope.records import LOSS, TOTAL_NORM, Finding, Layer, Run, Severity
+from gradscope.records import TOTAL_NORM, Finding, Layer, Run, Severity
 from gradscope.rules.persistence import Mask, median, names, persistent, span
 from gradscope.rules.prescriptions import clip_at, clip_value
 from gradscope.rules.progress import progress
-from gradscope.rules.signal import died_young, exploded, relative_signal, vanished
+from gradscope.rules.signal import died_young, exploded, is_inflated, relative_signal, vanished, weights_norm
 from gradscope.wording import counted
-
-SENSITIVE = 100.0
-"""‖∂L/∂w‖ ‖w‖ / L, the share by which the loss changes for a share by which the weights do. A net of a few layers has
-some ten to fifty: it is about the number of layers that the loss is homogeneous in."""
 
 CHANGE = 1e-6
 """Relative change of a norm that is more than rounding."""
@@ -26,12 +22,13 @@ ALL_DEAD = 0.99
 def vanishing_gradient(run: Run) -> Iterator[Finding]:
     """Find layers whose error signal is lost on the way back from the loss.
 
-    Condition: in at least half of the records the error signal is under `Thresholds.vanishing_ratio` of the largest
-    among the layers nearest the loss (`gradscope.rules.signal`). It is a ratio within one step, so that small gradients
-    at a small loss do not count. A product of slopes and weights below 1 shrinks geometrically with depth (Hochreiter
-    1991; Bengio, Simard and Frasconi 1994). AutoTrainer (Zhang et al., ICSE 2021) sets the mark at 1e-3. Layers with no
-    gradient at all are another disease, unless they stand in front of such a decay: then the gradient has underflowed.
-    Of a net whose loss has come down it is a remark.
+    Condition: in at least half of the records and in the latest the error signal is under
+    `Thresholds.vanishing_ratio` of the largest among the layers nearest the loss (`gradscope.rules.signal`). It is a
+    ratio within one step, so that small gradients at a small loss do not count. A product of slopes and weights below 1
+    shrinks geometrically with depth (Hochreiter 1991; Bengio, Simard and Frasconi 1994). AutoTrainer (Zhang et al.,
+    ICSE 2021) sets the mark at 1e-3. Layers with no gradient at all are another disease, unless they stand in front of
+    such a decay: then the gradient has underflowed. It is a remark of a net whose loss has come down, and where the
+    signal was sound at first: what has happened to it since is the disease then.
     """
     signal = relative_signal(run)
     layers = np.flatnonzero(vanished(run, signal))
@@ -41,9 +38,10 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
     worst = layers[np.argsort(typical[layers], kind="stable")]
     first, last = span(run, signal < run.thresholds.vanishing_ratio, layers)
     bounded = [layer for layer in run.layers if layer.kind == SATURATING]
+    from_start = bool((median(signal[: run.thresholds.minimum_records]) < run.thresholds.vanishing_ratio)[layers].any())
     yield Finding(
         code="vanishing_gradient",
-        severity=_severity(run),
+        severity=_severity(run) if from_start else Severity.INFO,
         layers=names(run, worst),
         first_step=first,
         last_step=last,
@@ -51,11 +49,14 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
             f"The gradient is lost on the way back: {run.layers[worst[0]].name} gets {typical[worst[0]]:.1e} of the "
             f"error signal near the loss (median over {counted(len(run.steps), 'record')}), "
             f"{counted(len(layers), 'layer')} less than {run.thresholds.vanishing_ratio:g} of it. "
-            + _why_it_vanishes(bounded)
+            + (_why_it_vanishes(bounded) if from_start else NOT_AT_FIRST)
         ),
         hint=_against_vanishing(bounded),
         evidence={"median_ratio": float(typical[worst[0]]), "threshold": run.thresholds.vanishing_ratio},
     )
+
+
+NOT_AT_FIRST = "It was not so at first: something has happened to the net since, steps that were too large, say."
 
 
 def _why_it_vanishes(bounded: list[Layer]) -> str:
@@ -92,7 +93,7 @@ def exploding_gradient(run: Run) -> Iterator[Finding]:
     many times its median in the first records; or it is so within the steps that the flight recorder kept. At the
     start: the gradient is over as many times as large as the weights, so that no learning rate in use could take such a
     step, and the run dies of a NaN within the first records, or a change of the weights by a percent changes the loss
-    by as much as it is (`SENSITIVE`), which a loss that is merely large does not do.
+    by as much as it is (`is_inflated`), which a loss that is merely large does not do.
 
     The mirror image of vanishing: a product of factors above 1 (Pascanu, Mikolov and Bengio 2013). One cause gives one
     finding: the first of these that holds. Of a net whose loss has come down it is a remark.
@@ -206,8 +207,8 @@ def _at_the_start(run: Run) -> list[Finding]:
     if not len(finite):
         return []
     at = int(finite[-1 if dies else 0])
-    norm, weights = float(run.series(TOTAL_NORM)[at]), _weights(run, at)
-    if not norm > run.thresholds.exploding_ratio * weights > 0 or not (dies or _is_inflated(run)):
+    norm, weights = float(run.series(TOTAL_NORM)[at]), weights_norm(run, at)
+    if not norm > run.thresholds.exploding_ratio * weights > 0 or not (dies or is_inflated(run)):
         return []
     survives = "and the run does not survive it" if dies else "and a percent of them doubles the loss"
     huge = (
@@ -243,23 +244,15 @@ def _smaller_weights(run: Run) -> str:
 
 
 def _severity(run: Run) -> Severity:
-    learned = progress(run).has_learned and not _is_inflated(run)
+    learned = progress(run).has_learned and not is_inflated(run)
     return Severity.INFO if learned else Severity.CRITICAL
 
 
-def _is_inflated(run: Run) -> bool:
-    """Say whether the net starts so sensitive to its weights that a fall of its loss from there is no success."""
-    norm, loss = run.series(TOTAL_NORM)[:1], run.series(LOSS)[:1]
-    return bool((norm * _weights(run, 0) > SENSITIVE * np.abs(loss)).any()) if len(norm) else False
-
-
-def _weights(run: Run, record: int) -> float:
-    """The norm of all weights in a record."""
-    return float(np.sqrt(np.nansum(run.metric("weight_norm")[record].astype(np.float64) ** 2)))
-
-
 def _largest(run: Run, record: int) -> list[int]:
-    """The three layers with the largest gradients in a record, the largest first."""
+    """The layers at which the signal has exploded in a record, else the three largest gradients: the largest first."""
+    signal = np.nan_to_num(relative_signal(run)[record], nan=0.0)
+    if (signal > run.thresholds.exploding_ratio).any():
+        return [int(i) for i in np.argsort(-signal, kind="stable") if signal[i] > run.thresholds.exploding_ratio]
     gradients = np.nan_to_num(run.metric("grad_norm")[record], nan=-1.0, posinf=-1.0)
     return [int(i) for i in np.argsort(-gradients, kind="stable")[:3] if gradients[i] > 0]
 

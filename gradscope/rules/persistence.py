@@ -17,9 +17,15 @@ few and differently scaled parameters: their norms say little beside those of a 
 _BEFORE = np.int32(-1)
 
 
-ENOUGH = 14
-"""Records from which on a run can be said to get nowhere: those until step 40. A net that is odd in its first steps may
-heal, and its loss has had no time to tell."""
+TIME_TO_TELL = 40
+"""Steps after which a run can be said to get nowhere: a net that is odd in its first steps may heal, and its loss has
+had no time to tell."""
+
+
+def has_lasted(run: Run, steps: int = TIME_TO_TELL) -> bool:
+    """Say whether `run` spans that many steps, with twice `Thresholds.minimum_records` records at least."""
+    enough = len(run.steps) >= 2 * run.thresholds.minimum_records
+    return enough and bool(run.steps[-1] - run.steps[0] >= steps)
 
 
 def persistent(run: Run, condition: Mask, measured: Mask, least: int | None = None) -> Mask:

@@ -54,7 +54,8 @@ def selu_misconfigured(run: Run) -> Iterator[Finding]:
     Dropout right behind a SELU, which multiplies the second moment by 1 / (1 − p) as τ does; inputs of the first layer
     with more mean than spread, or with a second moment off by `FAR_INPUT`. A warning, but for weights whose τ is off by
     less than `GROSS`, or whose |ω| is below 1, from where on a mean shrinks no longer (the mean slope of SELU at its
-    fixed point is 0.99), and for a SELU right behind batch normalization, which is of no use rather than of harm.
+    fixed point is 0.99), for inputs, which `selu_drift` tells of where they do harm, and for a SELU right behind batch
+    normalization, which is of no use rather than of harm.
     """
     causes = [*_weights(run), *_dropouts(run.setup), *_input(run.setup), *_normalized(run.setup)]
     if not causes:
@@ -224,7 +225,7 @@ def _input(setup: Setup) -> Iterator[_Cause]:
     if 1 / FAR_INPUT <= squared + given.variance <= FAR_INPUT and squared <= given.variance:
         return
     yield _Cause(
-        Severity.WARNING,
+        Severity.INFO,
         (given.layer,),
         f"{given.layer} is given inputs of mean {given.mean:.2g} and variance {given.variance:.2g} instead of 0 and 1",
         "Standardise the inputs to mean 0 and variance 1",

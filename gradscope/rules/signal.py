@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH
-from gradscope.records import NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Run
-from gradscope.rules.persistence import ENOUGH, WEIGHT_LAYERS, Mask, held, median, persistent
+from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Run
+from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, held, median, persistent
 
 Float64s = npt.NDArray[np.float64]
 
@@ -57,15 +57,14 @@ def _relative_signal(run: Run) -> Float64s:
 def vanished(run: Run, signal: Float64s) -> Mask:
     """Say at which layers `signal`, the relative one, has vanished: bool[L].
 
-    From the start, for that is how the net was built, in most records, and still in the latest. What is lost on the way
-    back is lost for all that stands in front: where the first weight layer gets its share nothing has vanished, and a
-    branch behind a small gate is none. A layer without any gradient counts only in front of one that decays: then it
-    has underflowed.
+    In most records, and still in the latest. What is lost on the way back is lost for all that stands in front: where
+    the first weight layer gets its share nothing has vanished, and a branch behind a small gate is none. A layer with
+    no gradient at all counts only in front of one that decays: then it has underflowed.
     """
     low, few = run.thresholds.vanishing_ratio, run.thresholds.minimum_records
     measured = ~np.isnan(signal)
-    small = persistent(run, held(signal < low, ~(signal >= DISTANCE * low)), measured, ENOUGH)
-    small &= (median(signal[:few]) < low) & (median(signal[-few:]) < DISTANCE * low)
+    small = persistent(run, held(signal < low, ~(signal >= DISTANCE * low)), measured)
+    small &= median(signal[-few:]) < DISTANCE * low
     decaying = small & (median(signal) > 0)
     first = np.flatnonzero(measured.any(axis=0))[:1]
     if not decaying.any() or not small[first].all():
@@ -85,6 +84,22 @@ def died_young(run: Run) -> bool:
     """Say whether a NaN or an infinity came before there were enough records to judge by."""
     norms = run.series(TOTAL_NORM)
     return bool(len(norms)) and bool(np.isfinite(norms).sum() < run.thresholds.minimum_records and spoiled(run).any())
+
+
+SENSITIVE = 100.0
+"""‖∂L/∂w‖ ‖w‖ / L, the share by which the loss changes for a share by which the weights do. A net of a few layers has
+some ten to fifty: it is about the number of layers that the loss is homogeneous in."""
+
+
+def is_inflated(run: Run) -> bool:
+    """Say whether the net starts so sensitive to its weights that a fall of its loss from there is no success."""
+    norm, loss = run.series(TOTAL_NORM)[:1], run.series(LOSS)[:1]
+    return bool((norm * weights_norm(run, 0) > SENSITIVE * np.abs(loss)).any()) if len(norm) else False
+
+
+def weights_norm(run: Run, record: int) -> float:
+    """Return the norm of all weights in a record."""
+    return float(np.sqrt(np.nansum(run.metric("weight_norm")[record].astype(np.float64) ** 2)))
 
 
 def spoiled(run: Run) -> Mask:

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from gradscope.records import SKIPPED, Finding, Run, Severity
 from gradscope.rules.persistence import (
-    ENOUGH,
     WEIGHT_LAYERS,
     Mask,
+    has_lasted,
     held,
     longest_streak,
     median,
@@ -31,8 +31,8 @@ STREAK = 5
 """Records in a row in which a step overwrites a tenth of a weight before it is a disease. Under Adam a learning rate
 that is far too high shows for the first steps only: by then the weights have grown to fit it."""
 
-LASTING = 20
-"""Records of large steps, those until step 100, after which the loss ought to be down if they did no harm."""
+LASTING = 100
+"""Steps after which the loss ought to be down if large steps did no harm."""
 
 WARMING_UP = 2.0
 """How many times the first update ratios the latest may be: beyond that the learning rate is on its way up."""
@@ -55,7 +55,7 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
         return
     if not went.got_worse:
         often &= persistent(run, condition, ~np.isnan(ratio)) & condition[-STREAK:].all(axis=0)
-        often &= _judged(ratio) >= LASTING
+        often &= has_lasted(run, LASTING)
     layers = np.flatnonzero(often)
     if not len(layers):
         return
@@ -94,7 +94,7 @@ def update_ratio_low(run: Run) -> Iterator[Finding]:
     ratio[:, vanished(run, relative_signal(run))] = np.nan
     typical = median(ratio)
     low = run.thresholds.update_ratio_low
-    enough = _judged(ratio) >= ENOUGH
+    enough = (~np.isnan(ratio)).sum(axis=0) >= run.thresholds.minimum_records
     still = enough & (typical <= low)
     layers = np.flatnonzero(still)
     if not len(layers) or _warms_up(run, ratio[:, layers]) or _is_done(run):
@@ -133,7 +133,7 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
     """
     ratio = _ratios(run, *WEIGHT_LAYERS, EMBEDDING)
     ratio[:, vanished(run, relative_signal(run))] = np.nan
-    enough = _judged(ratio) >= ENOUGH
+    enough = (~np.isnan(ratio)).sum(axis=0) >= run.thresholds.minimum_records
     typical = np.where(enough, median(ratio), np.nan)
     if not enough.any() or not np.nanmax(typical) > 0 or _is_done(run):
         return
@@ -177,14 +177,10 @@ def _ratios(run: Run, *kinds: str) -> Float64s:
     return ratio
 
 
-def _judged(ratio: Float64s) -> npt.NDArray[np.int64]:
-    counts: npt.NDArray[np.int64] = (~np.isnan(ratio)).sum(axis=0)
-    return counts
-
-
 def _is_done(run: Run) -> bool:
+    """Say whether small steps do no harm, or cannot be said to do any."""
     went = progress(run)
-    return went.has_learned or not went.known
+    return went.has_learned or not went.known or not has_lasted(run)
 
 
 def _warms_up(run: Run, ratio: Float64s) -> Mask | bool:
