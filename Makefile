@@ -7,8 +7,8 @@ PYTHON ?= python3
 demo: $(VENV)/.installed  ## train one epoch on MNIST under GradScope, print the summary
 	$(BIN)/python examples/mnist.py --activation $(or $(ACTIVATION),relu)
 
-test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/.installed  ## the fast tests, on all cores
+	$(BIN)/python -m pytest -m "not slow" -n auto
 
 test-slow: $(VENV)/.installed  ## the tests that train for minutes or drive a browser
 	$(BIN)/python -m pytest -m slow

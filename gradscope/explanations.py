@@ -68,7 +68,8 @@ _ALL = (
             "The error signal at each weight layer relative to the largest among those nearest the loss, the last "
             "quarter. It is the L2 norm of the gradient of the layer, unscaled and before clipping, divided by √(1 + "
             "mean of x²) of its input x, for ∂L/∂W = δ x^T. It is a ratio within one step, so that "
-            "small gradients at a small loss do not count. Of a net whose loss has come down it is a remark."
+            "small gradients at a small loss do not count. It has to be so in most records and in the latest, from the "
+            "first layer on. It is a remark of a net whose loss has come down, and where it was not so at first."
         ),
         thresholds=("vanishing_ratio", "persistence", "minimum_records"),
         cures=(
@@ -103,8 +104,9 @@ _ALL = (
         measured=(
             "Over depth: the error signal at a layer relative to that nearest the loss, as for a vanishing gradient. "
             "Over training: the norm of all gradients relative to its median in the first records, in two records or "
-            "more. At the start: the run dies of a NaN within its first records, and ‖g‖ / ‖w‖ of the whole net was "
-            "over the mark just before. All norms are unscaled and before clipping. Of a net whose loss has come down "
+            "more, or within the steps that the flight recorder kept. At the start: ‖g‖ / ‖w‖ of the whole net is over "
+            "the mark, and the run dies of a NaN within its first records or one percent of the weights changes the "
+            "loss by all of it. All norms are unscaled and before clipping. Of a net whose loss has come down "
             "it is a remark."
         ),
         thresholds=("exploding_ratio", "persistence", "minimum_records"),
@@ -135,8 +137,7 @@ _ALL = (
         ),
         measured=(
             "The share of a rectifier's units, channels of a convolution or else features, that fired for no sample in "
-            "the last recorded batches, as many as the window has; in the last two records. Units that came back are "
-            "not dead."
+            "the last recorded batches, as many as the window has. Units that came back are not dead."
         ),
         thresholds=("dead_fraction", "dead_window"),
         cures=(
@@ -202,7 +203,8 @@ _ALL = (
         ),
         measured=(
             "The share of outputs within 1 % of a limit, in the records in which the loss has not come down: a net "
-            "that has learned may be sure of itself. An activation after the last weight layer is left out."
+            "that has learned may be sure of itself. It is a remark where it was not so at first and the loss never "
+            "rose. An activation after the last weight layer is left out."
         ),
         thresholds=("saturated_fraction", "persistence", "minimum_records"),
         cures=(
@@ -230,8 +232,8 @@ _ALL = (
         ),
         measured=(
             "The median update ratio of each weight layer, over the records in which it had a gradient and was "
-            "stepped, against that of the fastest layer, while the loss has not come down. Layers whose gradient "
-            "vanishes are left out."
+            "stepped, against that of the fastest layer, while the loss has not come down after the first 40 steps. "
+            "Layers whose gradient vanishes are left out."
         ),
         thresholds=("uneven_ratio", "minimum_records"),
         cures=(
@@ -258,7 +260,9 @@ _ALL = (
         ),
         measured=(
             "The share of a layer's trainable parameters whose gradient is None or exactly zero: all of them in every "
-            "record. Frozen layers do not count, nor layers cut off by a dead rectifier or a vanished gradient."
+            "record. Frozen layers do not count, nor layers cut off by a dead rectifier or a vanished gradient, nor "
+            "such whose weights change between records. What the first step tells is a remark: layers that no "
+            "optimizer has, or that were not called."
         ),
         thresholds=("minimum_records",),
         cures=(
@@ -314,7 +318,8 @@ _ALL = (
         ),
         measured=(
             "‖Δw‖ / ‖w‖ of each weight layer across the optimizer's step, whatever the optimizer: at or above the mark "
-            "in several records in a row, while the loss rose well above that of the start or has hardly left it."
+            "in five records in a row, while the loss rose well above that of the start; or in most records and in the "
+            "latest, while the loss has not come down after 100 steps."
         ),
         thresholds=("update_ratio_high",),
         cures=(
@@ -343,7 +348,7 @@ _ALL = (
         ),
         measured=(
             "The median of ‖Δw‖ / ‖w‖ of each weight layer across the optimizer's step, whatever the optimizer, while "
-            "the loss has not come down."
+            "the loss has not come down after the first 40 steps and the learning rate does not warm up."
         ),
         thresholds=("update_ratio_low", "minimum_records"),
         cures=(
@@ -403,7 +408,7 @@ _ALL = (
         ),
         measured=(
             "The norm of all gradients before and after clipping, in each record: the share of steps with c < 1, and "
-            "the typical c, while the loss has not come down."
+            "the typical c, while the steps that are left are small and the loss has not come down."
         ),
         thresholds=("clipped_share", "clip_coefficient", "minimum_records"),
         cures=(
