@@ -17,6 +17,9 @@ CAUSES: dict[str, tuple[str, ...]] = {
 units that are saturated; steps that overwrite the weights throw units to where they saturate or die; SELUs
 leave their bounds where the weights do not meet the conditions."""
 
+OF_A_STEP = ("update_ratio_high",)
+"""Codes of what an optimizer's step does: it causes nothing that was there when it was taken."""
+
 EXPLAINED: dict[str, tuple[str, ...]] = {
     "uneven_learning_speed": ("vanishing_gradient", "exploding_gradient", "saturated_activation", "update_ratio_high"),
     "update_ratio_low": ("vanishing_gradient", "saturated_activation", "clipping_dominates", "uneven_learning_speed"),
@@ -62,7 +65,8 @@ def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 def _cause(finding: Finding, findings: Sequence[Finding]) -> str:
     for code in CAUSES.get(finding.code, ()):
         for other in findings:
-            early = other.first_step <= finding.first_step
+            # What a step does shows in the next one.
+            early = other.first_step < finding.first_step + (code not in OF_A_STEP)
             if other.code == code and other.severity >= Severity.WARNING and early:
                 return code
     return ""

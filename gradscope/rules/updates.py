@@ -48,7 +48,7 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
     """
     ratio = _ratios(run, *WEIGHT_LAYERS)
     high = run.thresholds.update_ratio_high
-    condition = held(ratio >= high, ~(ratio < high / 2))
+    condition = held(ratio >= high, ratio >= high / 2)
     often = longest_streak(condition) >= STREAK
     went = progress(run)
     if went.has_learned:

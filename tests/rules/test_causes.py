@@ -16,7 +16,7 @@ def shown(*findings: Finding) -> list[tuple[str, str]]:
 
 def test_a_consequence_stands_behind_its_cause_also_when_it_is_more_severe() -> None:
     nan = finding("non_finite", Severity.CRITICAL, step=3)
-    assert shown(nan, finding("dead_relu"), finding("update_ratio_high")) == [
+    assert shown(nan, finding("dead_relu", step=1), finding("update_ratio_high")) == [
         ("update_ratio_high", ""),
         ("non_finite", "update_ratio_high"),
         ("dead_relu", "update_ratio_high"),
@@ -28,6 +28,10 @@ def test_what_came_before_is_no_consequence() -> None:
     assert shown(nan, exploding) == [("non_finite", ""), ("exploding_gradient", "")]
 
 
+def test_what_a_step_does_shows_in_the_next() -> None:
+    assert shown(finding("dead_relu"), finding("update_ratio_high")) == [("dead_relu", ""), ("update_ratio_high", "")]
+
+
 def test_a_remark_causes_nothing() -> None:
     assert shown(finding("saturated_activation", Severity.INFO), finding("vanishing_gradient")) == [
         ("vanishing_gradient", ""),
@@ -36,7 +40,8 @@ def test_a_remark_causes_nothing() -> None:
 
 
 def test_a_chain_is_told_in_its_order() -> None:
-    findings = [finding(code) for code in ("vanishing_gradient", "saturated_activation", "update_ratio_high")]
+    codes = ("vanishing_gradient", "saturated_activation", "update_ratio_high")
+    findings = [finding(code, step=step) for code, step in zip(codes, (1, 1, 0), strict=True)]
     assert shown(*findings) == [
         ("update_ratio_high", ""),
         ("saturated_activation", "update_ratio_high"),

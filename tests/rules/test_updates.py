@@ -61,6 +61,12 @@ def test_large_steps_that_are_none_or_do_no_harm(ratio: npt.ArrayLike, loss: npt
     assert diagnose(run_with(ratio, loss)) == ()
 
 
+def test_what_was_not_measured_is_no_large_step() -> None:
+    ratio = streak(1)
+    ratio[3:] = math.nan
+    assert diagnose(run_with(ratio, WORSE)) == ()
+
+
 def test_a_ratio_that_wavers_about_the_mark_is_one_streak() -> None:
     ratio = streak(5)
     ratio[3:6:2, 1] = 0.07
