@@ -302,6 +302,8 @@ class GradScope(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
         self._detach()
+        if self._recorder is not None:  # no `on_train_end` came: a fit of no epochs
+            self._release(self._recorder)
         for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
             self.__dict__.pop(method_of_the_model, None)
 

@@ -10,8 +10,9 @@ _logger = logging.getLogger("gradscope")
 
 def say(message: str) -> None:
     """Log `message` as a warning of GradScope, in a line above the progress bars."""
-    # Not `warnings.warn`: where the user turns warnings into errors it would end the training.
-    with _above_tqdm(), _above_rich():
+    # Not `warnings.warn`: where the user turns warnings into errors it would end the training. Nor must a handler or a
+    # bar of the user's that raises: then nobody can be told, and what there was to say stands in the summary.
+    with contextlib.suppress(Exception), _above_tqdm(), _above_rich():
         _logger.warning("GradScope: %s", message)
 
 

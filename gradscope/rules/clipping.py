@@ -9,9 +9,8 @@ from gradscope.rules.persistence import WEIGHT_LAYERS, has_lasted, median
 from gradscope.rules.prescriptions import USUAL_UPDATE, clip_value, two_digits
 from gradscope.rules.progress import progress
 
-SMALL_UPDATE = 3 * USUAL_UPDATE
-"""Update ratio of a typical weight layer above which clipping has not made the steps small: half an order of magnitude
-above the rule of thumb."""
+SMALL_UPDATE = USUAL_UPDATE
+"""Update ratio of a typical weight layer from which on clipping has not made the steps small: the rule of thumb."""
 
 UNTOUCHED = 0.9999
 """A clip coefficient from which nothing was clipped: what is left is rounding."""
@@ -36,7 +35,7 @@ def clipping_dominates(run: Run) -> Iterator[Finding]:
     went = progress(run)
     if share < run.thresholds.clipped_share or typical > run.thresholds.clip_coefficient:
         return
-    if went.has_learned or not went.known or _typical_update(run) > SMALL_UPDATE:
+    if went.has_learned or not went.known or _typical_update(run) >= SMALL_UPDATE:
         return
     norm, left = (float(np.median(run.series(name)[clipped])) for name in (TOTAL_NORM, TOTAL_NORM_CLIPPED))
     yield Finding(
@@ -47,12 +46,12 @@ def clipping_dominates(run: Run) -> Iterator[Finding]:
         last_step=int(run.steps[clipped][-1]),
         message=(
             f"{share:.0%} of the recorded steps are clipped, a typical one from a gradient norm of {norm:.2g} to "
-            f"{left:.2g}, {typical:.1%} of it, while the loss is not down: the clip value, not the gradient, decides "
-            "how far a step goes. Usual cause: a clip value that is too small for this net."
+            f"{left:.2g}, {typical:.1%} of it, and the loss has not come down: the clip value, not the gradient, "
+            "decides how far a step goes. Usual cause: a clip value that is too small for this net."
         ),
         hint=(
-            f"Raise the clip value: {clip_value(run)}; or keep it and multiply the learning rate by "
-            f"{two_digits(1 / typical)}."
+            f"Raise the clip value: {clip_value(run)}"
+            + (f"; or keep it and multiply the learning rate by {two_digits(1 / typical)}." if typical > 0 else ".")
         ),
         evidence={
             "clipped_share": share,

@@ -9,7 +9,7 @@ from gradscope.records import TOTAL_NORM, Finding, Layer, Run, Severity
 from gradscope.rules.persistence import Mask, median, names, persistent, span
 from gradscope.rules.prescriptions import clip_at, clip_value
 from gradscope.rules.progress import progress
-from gradscope.rules.signal import died_young, exploded, is_inflated, relative_signal, vanished, weights_norm
+from gradscope.rules.signal import DISTANCE, died_young, exploded, is_inflated, relative_signal, vanished, weights_norm
 from gradscope.wording import counted
 
 CHANGE = 1e-6
@@ -38,7 +38,8 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
     worst = layers[np.argsort(typical[layers], kind="stable")]
     first, last = span(run, signal < run.thresholds.vanishing_ratio, layers)
     bounded = [layer for layer in run.layers if layer.kind == SATURATING]
-    from_start = bool((median(signal[: run.thresholds.minimum_records]) < run.thresholds.vanishing_ratio)[layers].any())
+    at_first = median(signal[: run.thresholds.minimum_records])[layers]
+    from_start = bool((at_first < DISTANCE * run.thresholds.vanishing_ratio).any())
     yield Finding(
         code="vanishing_gradient",
         severity=_severity(run) if from_start else Severity.INFO,
@@ -48,7 +49,7 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
         message=(
             f"The gradient is lost on the way back: {run.layers[worst[0]].name} gets {typical[worst[0]]:.1e} of the "
             f"error signal near the loss (median over {counted(len(run.steps), 'record')}), "
-            f"{counted(len(layers), 'layer')} less than {run.thresholds.vanishing_ratio:g} of it. "
+            f"{counted(len(layers), 'layer')} about {run.thresholds.vanishing_ratio:g} of it or less. "
             + (_why_it_vanishes(bounded) if from_start else NOT_AT_FIRST)
         ),
         hint=_against_vanishing(bounded),
@@ -170,9 +171,9 @@ def _over_training(run: Run) -> list[Finding]:
     peak = int(np.flatnonzero(high)[np.argmax(norms[high])])
     worst = _largest(run, peak)
     grew = (
-        f"The gradient norm grew from {usual:.2g} at the start to {norms[peak]:.2g} at step {run.steps[peak]}, most of "
-        f"it in {run.layers[worst[0]].name if worst else 'no layer watched'}. Usual cause: the learning rate is too "
-        "high, or a few batches are far off."
+        f"The gradient norm grew from {usual:.2g} at the start to {norms[peak]:.2g} at step {run.steps[peak]}, the "
+        f"largest part in {run.layers[worst[0]].name if worst else 'no layer watched'}. Usual cause: the learning rate "
+        "is too high, or a few batches are far off."
     )
     cure = f"Lower the learning rate, or clip: {clip_value(run)}."
     steps = int(run.steps[high][0]), int(run.steps[high][-1])
@@ -192,7 +193,7 @@ def _in_flight(run: Run) -> list[Finding]:
             row = int(np.argmax(np.nan_to_num(flight.grad_norm[flight.steps == steps[peak]][0], posinf=0)))
             grew = (
                 f"The gradient norm grew from {usual:.2g} to {norms[peak]:.2g} at step {steps[peak]}, within the "
-                f"{counted(len(flight.steps), 'step')} that were kept, most of it in {flight.layers[row]}. Usual "
+                f"{counted(len(flight.steps), 'step')} that were kept, the largest part in {flight.layers[row]}. Usual "
                 "cause: the learning rate is too high, or a few batches are far off."
             )
             cure = f"Lower the learning rate, or clip: {clip_value(run)}."
@@ -210,7 +211,7 @@ def _at_the_start(run: Run) -> list[Finding]:
     norm, weights = float(run.series(TOTAL_NORM)[at]), weights_norm(run, at)
     if not norm > run.thresholds.exploding_ratio * weights > 0 or not (dies or is_inflated(run)):
         return []
-    survives = "and the run does not survive it" if dies else "and a percent of them doubles the loss"
+    survives = "and the run does not survive it" if dies else "and a percent of them can double the loss"
     huge = (
         f"The gradient norm is {norm:.2g} at step {run.steps[at]}, {norm / weights:.1e} times that of "
         f"the weights, {survives}. Usual cause: weights initialised too large for the depth, or a recurrent matrix "

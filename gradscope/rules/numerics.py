@@ -1,5 +1,6 @@
 """Numbers that are none."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,17 +30,17 @@ CURE = (
 )
 
 CURES = {
-    "logsumexp": CURE,
-    "logsoftmax": CURE,
     "log": "Clamp what goes into the logarithm: x.clamp_min(1e-12).log(); of a softmax take F.log_softmax instead.",
     "sqrt": "The slope of a root at zero is infinite: (x + 1e-12).sqrt().",
+    "rsqrt": "Keep what goes into the root away from zero: (x + 1e-12).rsqrt().",
     "norm": "The slope of a norm at zero is none: (x.square().sum(-1) + 1e-12).sqrt().",
+    "linalgvectornorm": "The slope of a norm at zero is none: (x.square().sum(-1) + 1e-12).sqrt().",
     "pow": "A power below 1 has an infinite slope at zero, and a large one overflows: clamp what goes into it.",
     "div": "Keep the divisor away from zero: x / y.clamp_min(1e-12), or y + 1e-12.",
     "exp": "An exponential overflows above 88, in half precision above 11: clamp what goes into it.",
     "softmax": "Of a row that is masked altogether nothing is left: mask with a large negative number, not with -inf.",
 }
-"""What to do about an operation, by a part of the name that autograd knows it by."""
+"""What to do about an operation, by the name that autograd knows it by."""
 
 
 def non_finite(run: Run) -> Iterator[Finding]:
@@ -68,7 +69,7 @@ def _born(origin: Origin, steps: list[int]) -> Finding:
         max([origin.step, *steps]),
         f"The first NaN or infinity was born at step {origin.step} {where}{by}.",
         {"step": float(origin.step), "records": float(len(steps))},
-        next((cure for operation, cure in CURES.items() if operation in origin.operation.lower()), CURE),
+        CURES.get(re.sub(r"backward\d*$", "", origin.operation.lower()), CURE),
     )
 
 

@@ -70,4 +70,5 @@ def _known(run: Run) -> npt.NDArray[np.float64]:
     """The loss at each record, infinity where it is none; where there was no loss the one before stands in."""
     loss = np.where(run.series(NONFINITE_LOSS) == 1, np.inf, run.series(LOSS))
     last = np.maximum.accumulate(np.where(np.isnan(loss), -1, np.arange(len(loss))))
-    return np.where(last < 0, np.inf, loss[last])
+    first = int(np.argmax(~np.isnan(loss)))  # before there was one, the first stands in
+    return loss[np.where(last < 0, first, last)]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH
 from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Run
 from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, held, median, persistent
+from gradscope.rules.progress import SMALL
 
 Float64s = npt.NDArray[np.float64]
 
@@ -93,8 +94,10 @@ some ten to fifty: it is about the number of layers that the loss is homogeneous
 
 def is_inflated(run: Run) -> bool:
     """Say whether the net starts so sensitive to its weights that a fall of its loss from there is no success."""
-    norm, loss = run.series(TOTAL_NORM)[:1], run.series(LOSS)[:1]
-    return bool((norm * weights_norm(run, 0) > SENSITIVE * np.abs(loss)).any()) if len(norm) else False
+    if not len(run.steps):
+        return False
+    norm, loss = float(run.series(TOTAL_NORM)[0]), abs(float(run.series(LOSS)[0]))
+    return loss > SMALL and norm * weights_norm(run, 0) > SENSITIVE * loss  # near zero any loss is sensitive
 
 
 def weights_norm(run: Run, record: int) -> float:

@@ -41,13 +41,14 @@ WARMING_UP = 2.0
 def update_ratio_high(run: Run) -> Iterator[Finding]:
     """Find weights that each step overwrites.
 
-    Condition: the update ratio ‖Δw‖/‖w‖ of a weight layer is at least `Thresholds.update_ratio_high` in five or more
-    records in a row, and the loss shows it, for it was once well above that of the start and is not down. Or it is so
-    in half of the records and still in the latest, and the loss is not down. A layer that starts at or near zero, as a
-    new head or an adapter does, takes large steps in relation to its size for a while and does no harm.
+    Condition: the update ratio ‖Δw‖/‖w‖ of a weight layer reaches `Thresholds.update_ratio_high` and stays above half
+    of it, five or more records in a row, and the loss shows it, for it was once well above that of the start and is not
+    down. Or it is so in half of the records and still in the latest, and the loss is not down. A layer that starts near
+    zero, as a new head or an adapter does, takes large steps in relation to its size for a while and does no harm.
     """
     ratio = _ratios(run, *WEIGHT_LAYERS)
     high = run.thresholds.update_ratio_high
+    ratio[~np.isfinite(ratio)] = np.nan
     condition = held(ratio >= high, ratio >= high / 2)
     often = longest_streak(condition) >= STREAK
     went = progress(run)
@@ -71,7 +72,7 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
         last_step=last,
         message=(
             f"Steps overwrite the weights: one changed {run.layers[worst[0]].name} by {largest:.1g} of its size, and "
-            f"{counted(len(layers), 'layer')} moved by {high:g} or more in {STREAK} records in a row. "
+            f"{counted(len(layers), 'layer')} by {high / 2:g} or more in {STREAK} records in a row. "
             "Usual cause: a learning rate that is too high."
         ),
         hint=(
@@ -111,7 +112,7 @@ def update_ratio_low(run: Run) -> Iterator[Finding]:
         last_step=last,
         message=(
             f"The net stands still: a typical step moves {run.layers[worst[0]].name} by {typical[worst[0]]:.1e} of its "
-            f"size, and {counted(len(layers), 'layer')} by {low:g} or less, while the loss is not down. "
+            f"size, and {counted(len(layers), 'layer')} by {low:g} or less, and the loss has not come down. "
             "Usual cause: a learning rate that is too low"
             + (", or weights in half precision, which round small steps away." if typical[worst[0]] == 0 else ".")
         ),

@@ -49,3 +49,15 @@ def share(of: float) -> npt.NDArray[np.float64]:
 )
 def test_either_side_of_the_marks(run: Run, sick: bool) -> None:
     assert [f.code for f in diagnose(run)] == (["clipping_dominates"] if sick else [])
+
+
+def test_gradients_that_are_clipped_to_nothing() -> None:
+    (finding,) = diagnose(clipped_run(0.0))
+    assert "learning rate" not in finding.hint
+
+
+def test_steps_that_are_as_large_as_usual_are_not_held_against_clipping() -> None:
+    run = clipped_run(0.1)
+    for ratio, found in ((0.9e-3, ["clipping_dominates"]), (1.1e-3, [])):
+        metrics = {**run.metrics, "update_ratio": np.full((40, 1), ratio, dtype=np.float32)}
+        assert [f.code for f in diagnose(run_of("adam", LAYERS, metrics, globals=run.globals))] == found
