@@ -127,7 +127,8 @@ class Actions:
 
 def announcement(finding: Finding, step: int) -> str:
     """Return the line that tells of a `finding` made at `step`: what, where, and the first cure."""
-    return f"{str(finding.severity).upper()} at step {step}: {_described(finding)}"
+    seen = max(step, finding.first_step)  # a NaN may be born after the last record
+    return f"{str(finding.severity).upper()} at step {seen}: {_described(finding)}"
 
 
 def _described(finding: Finding) -> str:
