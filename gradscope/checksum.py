@@ -5,9 +5,12 @@ the training while it counts. The bytes in the file are the same.
 """
 
 import struct
+import warnings
 from typing import Any, Protocol
 
-import google_crc32c
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", RuntimeWarning)  # of one without C code, which is not used then
+    import google_crc32c
 
 _BY_C = google_crc32c.implementation == "c"
 

@@ -5,12 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradscope.records import CLIP_COEFFICIENT, SKIPPED, TOTAL_NORM, TOTAL_NORM_CLIPPED, Finding, Run, Severity
-from gradscope.rules.persistence import WEIGHT_LAYERS, has_lasted, median
+from gradscope.rules.persistence import WEIGHT_LAYERS, median
 from gradscope.rules.prescriptions import USUAL_UPDATE, clip_value, two_digits
-from gradscope.rules.progress import progress
-
-SMALL_UPDATE = USUAL_UPDATE
-"""Update ratio of a typical weight layer from which on clipping has not made the steps small: the rule of thumb."""
+from gradscope.rules.progress import gets_nowhere
 
 UNTOUCHED = 0.9999
 """A clip coefficient from which nothing was clipped: what is left is rounding."""
@@ -20,22 +17,21 @@ def clipping_dominates(run: Run) -> Iterator[Finding]:
     """Find runs in which nearly every step is clipped, and clipped hard.
 
     Condition: at least `Thresholds.clipped_share` of the recorded steps are clipped, a typical one to
-    `Thresholds.clip_coefficient` of its gradient norm or less, the steps that are left are small, and the loss has not
-    come down. Clipping by norm keeps the direction and sets the length to the clip value (Pascanu, Mikolov and Bengio
-    2013), which then multiplies the learning rate. An optimizer that divides by the gradient's own size, as Adam does,
-    hardly feels it: its steps are as large as ever.
+    `Thresholds.clip_coefficient` of its gradient norm or less, steps are smaller than the rule of thumb, and the loss
+    has not come down. Clipping by norm keeps the direction and sets the length to the clip value (Pascanu, Mikolov and
+    Bengio 2013), which then multiplies the learning rate. An optimizer that divides by the gradient's own size, as Adam
+    does, hardly feels it: its steps are as large as ever.
     """
     coefficient = run.series(CLIP_COEFFICIENT)
     coefficient = np.where(run.series(SKIPPED) == 1, np.nan, coefficient)
     measured = np.isfinite(coefficient)
     clipped = measured & (coefficient < UNTOUCHED)
-    if not measured.any() or not has_lasted(run):
+    if not measured.any() or not gets_nowhere(run):
         return
     share, typical = float(clipped.sum() / measured.sum()), float(np.median(coefficient[measured]))
-    went = progress(run)
     if share < run.thresholds.clipped_share or typical > run.thresholds.clip_coefficient:
         return
-    if went.has_learned or not went.known or _typical_update(run) >= SMALL_UPDATE:
+    if _typical_update(run) >= USUAL_UPDATE:
         return
     norm, left = (float(np.median(run.series(name)[clipped])) for name in (TOTAL_NORM, TOTAL_NORM_CLIPPED))
     yield Finding(

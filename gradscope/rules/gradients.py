@@ -31,7 +31,7 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
     signal was sound at first: what has happened to it since is the disease then.
     """
     signal = relative_signal(run)
-    layers = np.flatnonzero(vanished(run, signal))
+    layers = np.flatnonzero(vanished(run))
     if not len(layers):
         return
     typical = median(signal)
@@ -112,7 +112,7 @@ def no_gradient(run: Run) -> Iterator[Finding]:
     missing = run.metric("no_gradient_fraction")
     measured = ~np.isnan(missing)
     never = (measured.sum(axis=0) >= run.thresholds.minimum_records) & ((missing == 1) | ~measured).all(axis=0)
-    never &= ~vanished(run, relative_signal(run)) & ~_moves_unseen(run)
+    never &= ~vanished(run) & ~_moves_unseen(run)
     never[: _last_dead_rectifier(run)] = False
     layers = np.flatnonzero(never)
     if not len(layers):
@@ -140,7 +140,7 @@ def no_gradient(run: Run) -> Iterator[Finding]:
 
 def _over_depth(run: Run) -> list[Finding]:
     signal = relative_signal(run)
-    layers = np.flatnonzero(exploded(run, signal))
+    layers = np.flatnonzero(exploded(run))
     if not len(layers):
         return []
     typical = median(signal)

@@ -13,9 +13,7 @@ WEIGHT_LAYERS = ("linear", "convolution", "recurrent", "attention")
 """Kinds of layers whose gradient norms compare over depth. Embeddings see few rows a batch, normalization layers hold
 few and differently scaled parameters: their norms say little beside those of a weight matrix."""
 
-
 _BEFORE = np.int32(-1)
-
 
 TIME_TO_TELL = 40
 """Steps after which a run can be said to get nowhere: a net that is odd in its first steps may heal, and its loss has

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from gradscope.records import LOSS, NONFINITE_LOSS, Run
-from gradscope.rules.persistence import Mask
+from gradscope.rules.persistence import Mask, has_lasted
 
 LEARNED = 0.4
 """Share of the starting loss from which on a net has learned: at least 60 % of all that any cure could have taken away
@@ -16,7 +16,6 @@ is gone, for no loss goes below zero. Then what is odd about its gradients does 
 SMALL = 0.01
 """A loss that needs no further fall. In cross-entropy the right answer then gets 99 % of the probability, in a squared
 error of standardised targets 99 % of the variance is explained. A net that is resumed there has nothing to learn."""
-
 
 WORSE = 1.5
 """Times the starting loss, in the median of some records, from which on training has done harm."""
@@ -64,6 +63,12 @@ def progress(run: Run) -> Progress:
     padded = np.concatenate([np.full(window - 1, known[0]), known])
     latest = np.median(sliding_window_view(padded, window), axis=1)
     return Progress(latest / start, latest <= max(LEARNED * start, SMALL))
+
+
+def gets_nowhere(run: Run) -> bool:
+    """Say whether the loss is known, has had time to come down, and has not."""
+    went = progress(run)
+    return went.known and not went.has_learned and has_lasted(run)
 
 
 def _known(run: Run) -> npt.NDArray[np.float64]:

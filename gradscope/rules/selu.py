@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gradscope.activations import SELF_NORMALIZING
 from gradscope.records import Finding, Floats, Run, Severity
 from gradscope.rules.persistence import Mask, names, persistent, span
-from gradscope.rules.signal import exploded, relative_signal, vanished
+from gradscope.rules.signal import exploded, vanished
 from gradscope.wording import counted
 
 WELL_OUTSIDE = 2
@@ -70,8 +70,7 @@ LATER = _Phase(
 
 
 def _signal_suffers(run: Run) -> bool:
-    signal = relative_signal(run)
-    return bool((vanished(run, signal) | exploded(run, signal)).any())
+    return bool((vanished(run) | exploded(run)).any())
 
 
 def _finding(run: Run, outside: Mask, layers: npt.NDArray[np.int64], severity: Severity, phase: _Phase) -> Finding:

@@ -55,14 +55,14 @@ def _relative_signal(run: Run) -> Float64s:
     return everywhere
 
 
-def vanished(run: Run, signal: Float64s) -> Mask:
-    """Say at which layers `signal`, the relative one, has vanished: bool[L].
+def vanished(run: Run) -> Mask:
+    """Say at which layers the error signal has vanished: bool[L].
 
     In most records, and still in the latest. What is lost on the way back is lost for all that stands in front: where
     the first weight layer gets its share nothing has vanished, and a branch behind a small gate is none. A layer with
     no gradient at all counts only in front of one that decays: then it has underflowed.
     """
-    low, few = run.thresholds.vanishing_ratio, run.thresholds.minimum_records
+    signal, low, few = relative_signal(run), run.thresholds.vanishing_ratio, run.thresholds.minimum_records
     measured = ~np.isnan(signal)
     small = persistent(run, held(signal < low, ~(signal >= DISTANCE * low)), measured)
     small &= median(signal[-few:]) < DISTANCE * low
@@ -74,9 +74,9 @@ def vanished(run: Run, signal: Float64s) -> Mask:
     return small & in_front
 
 
-def exploded(run: Run, signal: Float64s) -> Mask:
-    """Say at which layers `signal` has exploded: bool[L]. A run that dies young is judged by what it lived."""
-    high = run.thresholds.exploding_ratio
+def exploded(run: Run) -> Mask:
+    """Say at which layers the error signal has exploded: bool[L]. A run that dies young is judged by what it lived."""
+    signal, high = relative_signal(run), run.thresholds.exploding_ratio
     condition = held(signal > high, ~(signal <= high / DISTANCE))
     return persistent(run, condition, ~np.isnan(signal), 1 if died_young(run) else None)
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.records import NONFINITE_LOSS, TOTAL_NORM, Run
+from gradscope.records import TOTAL_NORM, Run
+from gradscope.rules.signal import spoiled
 
 LIMIT = 300
 """Records that are judged at most."""
@@ -23,9 +24,7 @@ def thinned(run: Run) -> Run:
     if records <= LIMIT:
         return run
     norms = run.series(TOTAL_NORM)
-    bad = np.flatnonzero(
-        (run.series(NONFINITE_LOSS) == 1) | np.isinf(norms) | (run.metric("nonfinite") > 0).any(axis=1)
-    )
+    bad = np.flatnonzero(spoiled(run))
     largest = np.argsort(np.nan_to_num(norms, posinf=0.0))[-3:]
     even = np.linspace(0, records - 1, LIMIT - 3 * ENDS).round().astype(np.int64)
     chosen = np.unique(

@@ -8,7 +8,6 @@ import numpy.typing as npt
 from gradscope.records import SKIPPED, Finding, Run, Severity
 from gradscope.rules.persistence import (
     WEIGHT_LAYERS,
-    Mask,
     has_lasted,
     held,
     longest_streak,
@@ -18,8 +17,8 @@ from gradscope.rules.persistence import (
     span,
 )
 from gradscope.rules.prescriptions import learning_rate_factor
-from gradscope.rules.progress import progress
-from gradscope.rules.signal import relative_signal, vanished
+from gradscope.rules.progress import gets_nowhere, progress
+from gradscope.rules.signal import vanished
 from gradscope.wording import counted
 
 Float64s = npt.NDArray[np.float64]
@@ -60,7 +59,7 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
     layers = np.flatnonzero(often)
     if not len(layers):
         return
-    peak = np.nanmax(np.where(np.isfinite(ratio), ratio, np.nan)[:, layers], axis=0)
+    peak = np.nanmax(ratio[:, layers], axis=0)
     order = np.argsort(-peak, kind="stable")
     worst, largest = layers[order], float(peak[order[0]])
     first, last = span(run, condition, layers)
@@ -88,21 +87,14 @@ def update_ratio_low(run: Run) -> Iterator[Finding]:
 
     Condition: the median update ratio of a weight layer is at most `Thresholds.update_ratio_low`, over the records in
     which it had a gradient and the optimizer stepped, and the loss has not come down. Not while the learning rate warms
-    up: then the latest ratios are larger than the first. Layers whose gradient is lost have another disease, and where
-    only some layers stand still while others learn, `uneven_learning_speed` says so.
+    up: then the latest ratios are larger than the first. Layers whose gradient is lost have another disease.
     """
-    ratio = _ratios(run, *WEIGHT_LAYERS, EMBEDDING)
-    ratio[:, vanished(run, relative_signal(run))] = np.nan
-    typical = median(ratio)
+    ratio, typical = _paces(run)
     low = run.thresholds.update_ratio_low
-    enough = (~np.isnan(ratio)).sum(axis=0) >= run.thresholds.minimum_records
-    still = enough & (typical <= low)
-    layers = np.flatnonzero(still)
-    if not len(layers) or _warms_up(run, ratio[:, layers]) or _is_done(run):
+    layers = np.flatnonzero(typical <= low)
+    if not len(layers) or _warms_up(run, ratio[:, layers]) or not gets_nowhere(run):
         return
     worst = layers[np.argsort(typical[layers], kind="stable")]
-    if typical[enough].max() > run.thresholds.uneven_ratio * max(typical[worst[0]], 1e-30):
-        return
     first, last = span(run, ratio <= low, layers)
     yield Finding(
         code="update_ratio_low",
@@ -132,15 +124,11 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
     down: a pretrained net whose body barely moves under a new head is meant to do so, and learns. Layers whose gradient
     is lost on the way back have another disease.
     """
-    ratio = _ratios(run, *WEIGHT_LAYERS, EMBEDDING)
-    ratio[:, vanished(run, relative_signal(run))] = np.nan
-    enough = (~np.isnan(ratio)).sum(axis=0) >= run.thresholds.minimum_records
-    typical = np.where(enough, median(ratio), np.nan)
-    if not enough.any() or not np.nanmax(typical) > 0 or _is_done(run):
+    ratio, typical = _paces(run)
+    if not (typical > 0).any() or not gets_nowhere(run):
         return
     fastest = int(np.nanargmax(typical))
-    slow = np.nan_to_num(typical, nan=np.inf) * run.thresholds.uneven_ratio <= typical[fastest]
-    layers = np.flatnonzero(slow)
+    layers = np.flatnonzero(typical * run.thresholds.uneven_ratio <= typical[fastest])
     if not len(layers):
         return
     worst = layers[np.argsort(typical[layers], kind="stable")]
@@ -154,9 +142,10 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
         last_step=last,
         message=(
             f"{run.layers[worst[0]].name} moves by {slowest:.1e} of its size in a typical step, "
-            f"{run.layers[fastest].name} by {typical[fastest]:.1e}: {counted(len(layers), 'layer')} at a thousandth of "
-            "the fastest pace or less. Usual cause: learning rates of parameter groups that are orders apart."
-        ).replace("a thousandth", f"1/{run.thresholds.uneven_ratio:g}"),
+            f"{run.layers[fastest].name} by {typical[fastest]:.1e}: {counted(len(layers), 'layer')} at "
+            f"1/{run.thresholds.uneven_ratio:g} of the fastest pace or less. Usual cause: learning rates of parameter "
+            "groups that are orders apart."
+        ),
         hint=(
             f"Check `lr` of the optimizer's parameter groups: that of {run.layers[worst[0]].name} would need "
             f"{learning_rate_factor(slowest)} times as much for a usual step. If it is not meant to train, say so: "
@@ -178,13 +167,18 @@ def _ratios(run: Run, *kinds: str) -> Float64s:
     return ratio
 
 
-def _is_done(run: Run) -> bool:
-    """Say whether small steps do no harm, or cannot be said to do any."""
-    went = progress(run)
-    return went.has_learned or not went.known or not has_lasted(run)
+def _paces(run: Run) -> tuple[Float64s, Float64s]:
+    """The ratios of layers whose gradient is not lost, float64[S, L], and how each moves typically: float64[L].
+
+    NaN for a layer that has too few of them.
+    """
+    ratio = _ratios(run, *WEIGHT_LAYERS, EMBEDDING)
+    ratio[:, vanished(run)] = np.nan
+    enough = (~np.isnan(ratio)).sum(axis=0) >= run.thresholds.minimum_records
+    return ratio, np.where(enough, median(ratio), np.nan)
 
 
-def _warms_up(run: Run, ratio: Float64s) -> Mask | bool:
+def _warms_up(run: Run, ratio: Float64s) -> bool:
     """Say whether the latest ratios are well above the first."""
     count = run.thresholds.minimum_records
     pace = np.array([np.nanmedian(row) for row in ratio if not np.isnan(row).all()])
