@@ -2,10 +2,12 @@
 
 import copy
 import csv
+import gc
 import io
 import logging
 import pickle
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +351,30 @@ def test_a_failure_of_the_recorder_never_reaches_the_training(
     assert hooks(model) == 0
     assert sum("switched itself off" in r.getMessage() for r in caplog.records) == 1
     assert "broken on purpose" in scope.run.coverage.unseen["GradScope"]
+
+
+def test_a_handler_that_raises_does_not_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusal(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise RuntimeError("no warnings please")
+
+    def fail(probe: ActivityProbe) -> None:
+        raise ValueError("inside")
+
+    monkeypatch.setattr("gradscope.callback.Recorder.begin", fail)
+    monkeypatch.setattr(logging.getLogger("gradscope"), "filters", [Refusal()])
+    scope = fitted(Classifier(mlp()), GradScope(summary=False))
+    assert "switched itself off" in scope.run.coverage.unseen["GradScope"]
+
+
+def test_a_fit_of_no_epochs_keeps_no_hold_of_the_model() -> None:
+    model = Classifier(mlp())
+    scope = fitted(model, GradScope(summary=False), max_epochs=0)
+    held = weakref.ref(model.net)
+    del model
+    gc.collect()
+    assert held() is None
+    assert len(scope.run.steps) == 0
 
 
 def test_a_logger_that_fails_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from gradscope import Finding, Flight, Layer, Run, Severity, Thresholds, diagnose
+from gradscope.records import Origin
 from tests.hand_written_runs import COLUMNS, empty_run, run_of, sound_run
 
 NONE = math.nan
@@ -102,6 +103,33 @@ def test_a_gradient_that_is_sound_again_has_not_vanished_and_one_that_was_sound_
     finding = only(mlp_run(norms[::-1]))
     assert finding.severity is Severity.INFO
     assert "It was not so at first" in finding.message
+
+
+def test_a_signal_that_wavers_about_the_mark_was_so_from_the_start() -> None:
+    norms = np.ones((40, 5))
+    norms[::2, 0], norms[1::2, 0] = 9e-4, 2.5e-3
+    assert only(mlp_run(norms)).severity is Severity.CRITICAL
+
+
+def test_near_zero_any_loss_is_sensitive_to_the_weights() -> None:
+    resumed = {"loss": np.full(40, 5e-3), "total_norm": np.full(40, 0.1)}
+    run = mlp_run([1e-6, 1e-4, 1e-2, 0.1, 1.0], metrics={"weight_norm": 30.0}, globals=resumed)
+    assert only(run).severity is Severity.INFO
+
+
+@pytest.mark.parametrize(
+    ("operation", "cure"),
+    [
+        ("LogBackward0", "clamp_min(1e-12).log()"),
+        ("sqrt", "(x + 1e-12).sqrt()"),
+        ("NativeLayerNormBackward0", "Clamp what goes into log, sqrt and division"),
+        ("BinaryCrossEntropyWithLogitsBackward0", "Clamp what goes into log, sqrt and division"),
+        ("ExpandBackward0", "Clamp what goes into log, sqrt and division"),
+    ],
+)
+def test_the_cure_of_a_nan_goes_by_the_whole_name_of_its_operation(operation: str, cure: str) -> None:
+    run = replace(mlp_run(1.0), origin=Origin(5, "fc1", "forward", operation))
+    assert cure in only(run).hint
 
 
 def test_what_stands_in_front_of_a_vanished_signal_has_none_either() -> None:
