@@ -343,3 +343,9 @@ def test_a_line_stands_above_the_bar_of_rich(monkeypatch: pytest.MonkeyPatch) ->
     before, _, after = console.getvalue().partition("GradScope: hear me\n")
     assert before.endswith("\r\x1b[2K"), "the bar was wiped away"
     assert "━" in after.splitlines()[0]
+
+
+def test_what_began_after_the_last_record_is_told_at_its_own_step() -> None:
+    nan = Finding("non_finite", Severity.CRITICAL, ("act",), 15, 15, "Born.", "Clamp.")
+    assert announcement(nan, 10) == "CRITICAL at step 15: non_finite in act: Born. Cure: Clamp."
+    assert announcement(nan, 20).startswith("CRITICAL at step 20:")
