@@ -1,13 +1,11 @@
 """Train the CNN on MNIST with the activation of your choice: `python examples/mnist.py --activation selu`."""
 
-import logging
-import warnings
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
-import torch
 from activation_cnn import ACTIVATIONS, MNISTClassifier
+from experiment import device_name, quiet_lightning
 from mnist_data import MNISTDataModule
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -46,14 +44,6 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     return parser.parse_args(arguments)
 
 
-def quiet_lightning() -> None:
-    # Lightning announces its devices, seeds and plans at level INFO; its warnings stay, but for one that is not
-    # the reader's to mend: it meets newer releases of PyTorch with a class that they rename.
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
-
-
 def build_trainer(options: Namespace, callbacks: list[pl.Callback]) -> pl.Trainer:
     return pl.Trainer(
         accelerator="auto",
@@ -71,11 +61,6 @@ def build_trainer(options: Namespace, callbacks: list[pl.Callback]) -> pl.Traine
 
 def gradscope_callbacks(options: Namespace) -> list[pl.Callback]:
     return [] if options.no_gradscope else [GradScope(every_n_steps=options.every_n_steps)]
-
-
-def device_name(trainer: pl.Trainer) -> str:
-    device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 if __name__ == "__main__":

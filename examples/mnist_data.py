@@ -31,6 +31,10 @@ class Examples(NamedTuple):
     images: Tensor
     labels: Tensor
 
+    def first(self, count: int | None) -> "Examples":
+        """Return the first `count` examples: all, where that is None or there are no more."""
+        return Examples(self.images[:count], self.labels[:count])
+
     def to(self, device: torch.device) -> "Examples":
         """Return the examples on `device`, uncopied where they lie there already."""
         return Examples(self.images.to(device), self.labels.to(device))
@@ -86,24 +90,30 @@ class MNISTDataModule(pl.LightningDataModule):
     The first 55,000 of the 60,000 training images are trained on, in the order of the file, the last 5,000 are for
     validation, and the 10,000 of the test set for the test. `data_dir` is the folder that holds `MNIST/raw`: the
     argument, else the environment variable GRADSCOPE_DATA, else `data`. What is not there is downloaded; where
-    that fails too, one line says so and scikit-learn's digits take MNIST's place (see `load_sklearn_digits`).
+    that fails too, one line says so and scikit-learn's digits take MNIST's place (see `load_sklearn_digits`). With a
+    `limit` only so many examples of each split are used, the first ones.
 
     Raises:
         ValueError: `batch_size` is less than 1 (when the batches are asked for).
+        CorruptDataError: a file of MNIST is there, but not whole (when the examples are asked for).
     """
 
-    def __init__(self, data_dir: str | Path | None = None, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(
+        self, data_dir: str | Path | None = None, batch_size: int = 128, seed: int = 0, limit: int | None = None
+    ) -> None:
         super().__init__()
         self.data_dir = resolve_data_dir(data_dir)
         self.batch_size = batch_size
         self.seed = seed
+        self.limit = limit
         self._dataset: Dataset | None = None
 
     @property
     def dataset(self) -> Dataset:
         """The examples on the CPU, read when first asked for."""
         if self._dataset is None:
-            self._dataset = load_dataset(self.data_dir)
+            name, *splits = load_dataset(self.data_dir)
+            self._dataset = Dataset(name, *(split.first(self.limit) for split in splits))
         return self._dataset
 
     def prepare_data(self) -> None:
