@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from activation_cnn import ACTIVATIONS, MNISTClassifier
-from experiment import build_trainer, command_line, device_name, fit, quiet_lightning, writable
+from experiment import build_trainer, command_line, device_name, fit, load_data, quiet_lightning, writable
 from figures import COLORS, new_figure, save, styled
 from matplotlib.axes import Axes
 from mnist_data import MNISTDataModule
@@ -73,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     quiet_lightning()
     writable(options.logdir)
-    data = MNISTDataModule(options.data_dir, limit=FAST_EXAMPLES if options.fast else None)
-    data.prepare_data()
+    data = load_data(options.data_dir, limit=FAST_EXAMPLES if options.fast else None)
     try:
         train_all(options, data)
     except KeyboardInterrupt:

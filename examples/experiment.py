@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from mnist_data import CorruptDataError, MNISTDataModule
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
@@ -54,6 +55,21 @@ def quiet_lightning() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
+
+
+def load_data(data_dir: str | None, **options: Any) -> MNISTDataModule:
+    """Return MNIST, or the digits, ready to be trained on; `options` are those of `MNISTDataModule`.
+
+    Raises:
+        SystemExit: a file is corrupt; the message names it and its checksum.
+    """
+    data = MNISTDataModule(data_dir, **options)
+    data.prepare_data()
+    try:
+        data.setup()
+    except CorruptDataError as error:
+        raise SystemExit(str(error)) from None
+    return data
 
 
 def build_trainer(folder: Path, scope: GradScope, callbacks: Iterable[pl.Callback] = (), **options: Any) -> pl.Trainer:

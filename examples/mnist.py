@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import pytorch_lightning as pl
 from activation_cnn import ACTIVATIONS, MNISTClassifier
-from experiment import device_name, quiet_lightning
-from mnist_data import MNISTDataModule
+from experiment import device_name, load_data, quiet_lightning
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -17,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     quiet_lightning()
     pl.seed_everything(options.seed)
-    data = MNISTDataModule(options.data_dir, options.batch_size, options.seed)
+    data = load_data(options.data_dir, batch_size=options.batch_size, seed=options.seed)
     model = MNISTClassifier(options.activation, options.learning_rate)
     timer = Timer()
     trainer = build_trainer(options, [timer, *gradscope_callbacks(options)])

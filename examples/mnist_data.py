@@ -1,5 +1,6 @@
 """MNIST as tensors on the training device; scikit-learn's digits where MNIST cannot be had."""
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -23,6 +24,18 @@ VALIDATION_SIZE = 5_000
 DIGITS_HELD_OUT = 200
 DOWNLOAD_TIMEOUT = 10.0
 """Seconds without an answer after which a mirror is given up."""
+
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""Checksums of the four files of MNIST in `MNIST/raw`, unpacked."""
+
+
+class CorruptDataError(Exception):
+    """A file of MNIST is there, but its content is not MNIST's."""
 
 
 class Examples(NamedTuple):
@@ -95,7 +108,7 @@ class MNISTDataModule(pl.LightningDataModule):
 
     Raises:
         ValueError: `batch_size` is less than 1 (when the batches are asked for).
-        CorruptDataError: a file of MNIST is there, but not whole (when the examples are asked for).
+        CorruptDataError: a file of MNIST is there, but cut off or another one (when the examples are asked for).
     """
 
     def __init__(
@@ -157,13 +170,38 @@ def download_mnist(data_dir: Path) -> bool:
 
 
 def load_dataset(data_dir: Path) -> Dataset:
-    """Read MNIST from `data_dir`; where it is not there, print one line and return scikit-learn's digits."""
-    try:
-        return load_mnist(data_dir)
-    except RuntimeError:
+    """Read MNIST from `data_dir`; where it is not there, print one line and return scikit-learn's digits.
+
+    Raises:
+        CorruptDataError: a file is there, but its checksum is not MNIST's: it was cut off, or is another one.
+    """
+    check_files(data_dir)
+    if missing := missing_files(data_dir):
         digits = load_sklearn_digits()
-        print(f"MNIST is not in {data_dir} and could not be downloaded: using {digits.name} instead.")
+        place = f"{data_dir}{_but_in_part(missing)}"
+        print(f"MNIST is not in {place} and could not be downloaded: using {digits.name} instead.")
         return digits
+    return load_mnist(data_dir)
+
+
+def missing_files(data_dir: Path) -> list[str]:
+    """Return the names of those of MNIST's four files that are not in `data_dir`."""
+    return [name for name in MD5 if not _raw(data_dir, name).is_file()]
+
+
+def check_files(data_dir: Path) -> None:
+    """See that what is there of MNIST in `data_dir` is whole.
+
+    Raises:
+        CorruptDataError: it is not.
+    """
+    for name, expected in MD5.items():
+        file = _raw(data_dir, name)
+        if file.is_file() and (found := hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()) != expected:
+            raise CorruptDataError(
+                f"{file} must have the MD5 checksum {expected}, got {found} of {file.stat().st_size:,} bytes: "
+                "it was cut off or is not MNIST's; remove it, and it is downloaded anew"
+            )
 
 
 def load_mnist(data_dir: Path) -> Dataset:
@@ -201,6 +239,14 @@ def load_sklearn_digits() -> Dataset:
 def _standardised(mnist: MNIST) -> Examples:
     images = mnist.data.unsqueeze(1).float().div_(255).sub_(MNIST_MEAN).div_(MNIST_STD)
     return Examples(images, mnist.targets.long())
+
+
+def _raw(data_dir: Path, name: str) -> Path:
+    return data_dir / "MNIST" / "raw" / name
+
+
+def _but_in_part(missing: list[str]) -> str:
+    return "" if len(missing) == len(MD5) else f" ({', '.join(missing)} missing)"
 
 
 @contextmanager

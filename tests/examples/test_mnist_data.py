@@ -1,6 +1,8 @@
 import contextlib
+import hashlib
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -10,6 +12,8 @@ import pytest
 import torch
 from mnist_data import (
     DOWNLOAD_TIMEOUT,
+    MD5,
+    CorruptDataError,
     Dataset,
     Examples,
     MNISTDataModule,
@@ -189,6 +193,56 @@ def test_an_unusable_folder_gives_the_digits(capsys: pytest.CaptureFixture[str])
     assert not download_mnist(Path("/proc/nowhere"))
     assert load_dataset(Path("/proc/nowhere")).name == "scikit-learn's 1,797 digits"
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def part_of_mnist(mnist_dir: Path, tmp_path: Path, *names: str) -> Path:
+    """The folder of a data directory that holds just these files."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in names:
+        (raw / name).write_bytes((mnist_dir / "MNIST" / "raw" / name).read_bytes())
+    return raw
+
+
+def test_a_half_downloaded_mnist_names_what_is_missing(
+    mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(MNIST, "download", no_network)
+    part_of_mnist(mnist_dir, tmp_path, "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    assert not download_mnist(tmp_path)
+    assert load_dataset(tmp_path).name == "scikit-learn's 1,797 digits"
+    assert capsys.readouterr().out == (
+        f"MNIST is not in {tmp_path} (train-images-idx3-ubyte, train-labels-idx1-ubyte missing) and could not be "
+        "downloaded: using scikit-learn's 1,797 digits instead.\n"
+    )
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:5_000], lambda content: content[:-1] + b"x"])
+def test_a_corrupt_file_is_named_with_its_checksum(
+    mnist_dir: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    raw = part_of_mnist(mnist_dir, tmp_path, *MD5)
+    assert load_dataset(tmp_path).name == "MNIST"
+    labels = raw / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(damage(labels.read_bytes()))
+    found = hashlib.md5(labels.read_bytes()).hexdigest()
+    size = f"{labels.stat().st_size:,} bytes"
+    with pytest.raises(
+        CorruptDataError, match=rf"t10k-labels-idx1-ubyte must have .* {MD5[labels.name]}, got {found} of {size}"
+    ):
+        load_dataset(tmp_path)
+    assert labels.exists()
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(None, (1397, 200, 200)), (300, (300, 200, 200)), (7, (7, 7, 7))])
+def test_a_limit_takes_the_first_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, sizes: tuple[int, int, int]
+) -> None:
+    monkeypatch.setattr(MNIST, "download", no_network)
+    name, *splits = MNISTDataModule(tmp_path, limit=limit).dataset
+    assert name == "scikit-learn's 1,797 digits"
+    assert tuple(len(split.labels) for split in splits) == sizes
+    assert torch.equal(splits[0].images, load_sklearn_digits().train.images[:limit])
 
 
 def test_mnist_that_is_there_is_not_downloaded(
