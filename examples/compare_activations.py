@@ -212,23 +212,29 @@ def gradient_range(run: Run) -> str:
     """How many times the largest gradient norm of a layer is the smallest: medians of the first and last records."""
     norms = run.metric("grad_norm")[:, run.rows("convolution", "linear")]
     first, last = (np.median(part, axis=0) for part in (norms[:10], norms[-10:]))
-    return f"×{first.max() / first.min():.0f} → ×{last.max() / last.min():.0f}"
+    with np.errstate(divide="ignore"):  # a layer without any gradient: ×inf
+        return f"×{first.max() / first.min():.0f} → ×{last.max() / last.min():.0f}"
 
 
 def dead_units(run: Run) -> str:
-    """The layer with most dead units at the end; only rectifiers can have any."""
+    """The share in the layer that has most of them at the end; only rectifiers can have any."""
     fractions = run.metric("dead_fraction")[-1]
     return f"{np.nanmax(fractions):.0%}" if np.isfinite(fractions).any() else "–"
 
 
 def selu_bounds(run: Run) -> str:
-    """How many SELU layers were inside the stated bounds of mean and variance, at the start and at the end."""
+    """How many SELU layers were inside the stated bounds of mean and variance, in the first record and in the last."""
     rows = run.rows(SELF_NORMALIZING)
     if not len(rows):
         return "–"
-    mean, variance = (run.metric(name)[:, rows] for name in ("act_mean", "act_var"))
-    inside = ((np.abs(mean) <= 0.1) & (variance >= 0.8) & (variance <= 1.5)).sum(axis=1)
-    return f"{inside[0]} → {inside[-1]} of {len(rows)}"
+    inside = np.ones((len(run.steps), len(rows)), dtype=bool)
+    for column in run.columns:
+        if column.name in ("act_mean", "act_var"):
+            low, high = column.healthy[SELF_NORMALIZING]
+            values = run.metric(column.name)[:, rows]
+            inside &= (values >= low) & (values <= high)
+    counts = inside.sum(axis=1)
+    return f"{counts[0]} → {counts[-1]} of {len(rows)}"
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def build_trainer(folder: Path, scope: GradScope, callbacks: Iterable[pl.Callbac
         "accelerator": "auto",
         "devices": 1,
         "logger": TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False),
-        "log_every_n_steps": 5,
+        "log_every_n_steps": 1,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
