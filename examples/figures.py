@@ -23,7 +23,8 @@ STYLE = {
     "axes.titleweight": "bold",
     "font.size": 9.0,
     "grid.alpha": 0.25,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.7,
 }
 
 
