@@ -164,9 +164,9 @@ CASES = (
     ),
     Case(
         "saturated_activation",
-        lambda: Patient(net("sigmoid", 2, gain=20.0)),
+        lambda: Patient(net("sigmoid", 2, gain=50.0)),
         lambda: Patient(net("sigmoid", 2, gain=1.0)),
-        "weights of a twentieth",
+        "weights of a fiftieth",
         "outputs at a limit, worst layer",
         worst("saturated_fraction"),
         limits=(LIMITS.saturated_fraction,),
