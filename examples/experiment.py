@@ -50,11 +50,12 @@ def writable(folder: Path) -> Path:
 
 
 def quiet_lightning() -> None:
-    # Lightning announces its devices, seeds and plans at level INFO; its warnings stay, but for one that is not
-    # the reader's to mend: it meets newer releases of PyTorch with a class that they rename.
+    # Lightning announces its devices, seeds and plans at level INFO; its warnings stay, but for two that are not the
+    # reader's to mend: of a class that newer releases of PyTorch rename, and of experiments that validate nothing.
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
 
 
 def load_data(data_dir: str | None, **options: Any) -> MNISTDataModule:

@@ -132,10 +132,12 @@ class UpdateProbe(Probe):
             squares = copy[: len(rows)].astype(np.float64) ** 2 * scale
             weight = sum_by_layer(rows, squares, layers)
             change = _change(moved, copy[len(rows) :], layers)
+            with np.errstate(invalid="ignore"):  # inf / inf, where the weights are lost: NaN is the answer
+                ratio = np.sqrt(change / np.where(weight == 0, np.nan, weight))
             return Measured(
                 {
                     WEIGHT_NORM.name: np.sqrt(weight).astype(np.float32),
-                    UPDATE_RATIO.name: np.sqrt(change / np.where(weight == 0, np.nan, weight)).astype(np.float32),
+                    UPDATE_RATIO.name: ratio.astype(np.float32),
                     NONFINITE.name: flagged(rows, ~np.isfinite(squares), NonFinite.WEIGHT, layers),
                 }
             )

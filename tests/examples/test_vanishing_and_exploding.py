@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+import torch
+import vanishing_and_exploding as example
+from experiment import command_line, load_data
+from torchvision.datasets import MNIST
+
+from gradscope import diagnose
+
+
+def no_download(dataset: MNIST) -> None:
+    raise RuntimeError("no network")
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(1.0, 0.0), (100.0, -50.0)])
+def test_the_chain_is_the_product_formula(weight: float, bias: float, tmp_path: Path) -> None:
+    options = command_line("", "").parse_args(["--logdir", str(tmp_path)])
+    chain = example.measure_chain(weight, bias, options)
+    assert chain.measured == pytest.approx(chain.formula, rel=1e-6)
+    if weight == 100.0:  # every factor is 100 / 4, and the last is the slope alone
+        assert chain.formula == pytest.approx([0.25 * 25**i for i in (4, 3, 2, 1, 0)])
+
+
+def test_the_update_of_the_article() -> None:
+    assert f"{example.updated(example.ARTICLE_GRADIENT, torch.float64):.9f}" == "0.199999978"
+    assert example.updated(4.4e-9, torch.float32) == torch.tensor(0.2).item()  # below the spacing of floats
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["MNIST", "digits"])
+def test_layers_learn_at_different_speeds_and_clipping_cures(
+    data: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MNIST, "download", no_download)
+    folder = str(request.getfixturevalue("mnist_dir")) if data == "MNIST" else "nothing"
+    options = command_line("", "").parse_args(["--fast", "--logdir", str(tmp_path)])
+    images = load_data(folder, limit=example.IMAGES).dataset.train
+    for depth in (2, 4):
+        speeds = example.train_nielsen(depth, images, options).before.mean(axis=0)
+        assert speeds.tolist() == sorted(speeds)
+        # The book's own numbers come from one net: those of others are of the same order.
+        assert all(1 / 3 < ours / theirs < 3 for ours, theirs in zip(speeds, example.NIELSEN[depth], strict=True))
+    exploding, value, clipped = example.explode_and_cure(images, options)
+    assert "exploding_gradient" in {finding.code for finding in diagnose(exploding)}
+    assert not torch.isfinite(torch.tensor(exploding.series("loss"))).all()
+    assert value > 0
+    assert clipped.series("loss")[-1] < 0.6 * clipped.series("loss")[0]
+    assert {finding.code for finding in diagnose(clipped) if finding.severity > 1} == set()
