@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from gradscope import GradScope, Run, diagnose
+from gradscope import GradScope, Run, Thresholds, diagnose
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_chains(chains)
     Console().print(speed_table(learning))
     print_update(tiny)
-    print(f"\nA recurrent net explodes; GradScope advises to clip at {value:g}, and that cures it. GradScope of all:")
+    before, after = (run.series("loss")[-1] for run in (exploding, clipped))
+    print(
+        f"\nA recurrent net ends at a loss of {before:.3g}; clipped at {value:g}, as GradScope advises, at {after:.3g}."
+    )
+    print(f"GradScope of all (a gradient has vanished below {Thresholds().vanishing_ratio:g} of that near the loss):")
     print_verdicts([*(of_depth.run for of_depth in learning.values()), exploding, clipped])
     draw(chains, learning, tiny, [exploding, clipped], options.logdir / "vanishing_and_exploding.png")
 
@@ -199,6 +203,14 @@ def first_gradients(examples: Examples, options: Namespace) -> dict[int, float]:
     return sizes
 
 
+def lost_below() -> float:
+    """The gradient below which a step of float32 leaves the article's weight as it is.
+
+    A step of less than half the distance to the next float32 number is rounded away.
+    """
+    return float(np.spacing(np.float32(ARTICLE_WEIGHT))) / 2 / ARTICLE_RATE
+
+
 def updated(gradient: float, dtype: torch.dtype) -> float:
     weight = torch.tensor(ARTICLE_WEIGHT, dtype=dtype)
     return (weight - ARTICLE_RATE * torch.tensor(gradient, dtype=dtype)).item()
@@ -287,12 +299,16 @@ def speed_table(learning: dict[int, Learning]) -> Table:
 
 def print_update(tiny: dict[int, float]) -> None:
     doubled, single = (updated(ARTICLE_GRADIENT, dtype) for dtype in (torch.float64, torch.float32))
-    print(f"{ARTICLE_WEIGHT} - {ARTICLE_RATE} · {ARTICLE_GRADIENT:g} = {doubled:.9f}, and {single:.9f} in float32")
-    lost = [depth for depth, size in tiny.items() if size <= ARTICLE_GRADIENT]
-    if lost:
-        print(
-            f"So small is the gradient of a weight in the first of {lost[0]} hidden sigmoid layers: {tiny[lost[0]]:.1e}"
-        )
+    start, spacing = torch.tensor(ARTICLE_WEIGHT).item(), float(np.spacing(np.float32(ARTICLE_WEIGHT)))
+    steps = ARTICLE_RATE * ARTICLE_GRADIENT / spacing
+    print(f"{ARTICLE_WEIGHT} - {ARTICLE_RATE} · {ARTICLE_GRADIENT:g} = {doubled:.10f} in float64")
+    print(
+        f"  float32 has a number every {spacing:.2e} there: of {steps:.2f} such steps {(start - single) / spacing:g} is"
+    )
+    print(f"  taken, and with a gradient below {lost_below():.2e} none. Sigmoid nets get there:")
+    for limit in (ARTICLE_GRADIENT, lost_below()):
+        if deep := [depth for depth, size in tiny.items() if size < limit]:
+            print(f"  below {limit:.1e} with {deep[0]} hidden layers: a weight of the first gets {tiny[deep[0]]:.1e}")
 
 
 @styled
@@ -324,6 +340,8 @@ def draw_chains(axes: Axes, chains: Sequence[ChainGradients]) -> None:
 def draw_speeds(axes: Axes, learning: Learning) -> None:
     for layer, speed in enumerate(learning.speeds.T, start=1):
         axes.plot(learning.run.steps, speed, label=f"hidden layer {layer}")
+    book = NIELSEN[learning.speeds.shape[1]]
+    axes.plot([0] * len(book), book, "k*", clip_on=False, zorder=3, label="Nielsen, before training")
     axes.set(title="Four hidden layers of 30 sigmoids learn at different speeds", yscale="log")
     axes.set(xlabel="epoch of full-batch descent", ylabel="gradient norm of the bias")
     axes.legend()
@@ -331,11 +349,14 @@ def draw_speeds(axes: Axes, learning: Learning) -> None:
 
 def draw_update(axes: Axes, tiny: dict[int, float]) -> None:
     axes.plot(list(tiny), list(tiny.values()), "o-", color=VANISHING)
-    axes.axhline(ARTICLE_GRADIENT, color="grey", linestyle="--")
     new = updated(ARTICLE_GRADIENT, torch.float64)
-    axes.annotate(
-        f"here a weight of {ARTICLE_WEIGHT} becomes {new:.9f}", (1, ARTICLE_GRADIENT), va="bottom", color="grey"
-    )
+    for gradient, text, side in (
+        (ARTICLE_GRADIENT, f"here a weight of {ARTICLE_WEIGHT} becomes {new:.9f}", "bottom"),
+        (lost_below(), "below this a float32 stays as it is", "top"),
+    ):
+        axes.axhline(gradient, color="grey", linestyle="--")
+        shift = 2 if side == "bottom" else -3
+        axes.annotate(text, (1, gradient), (0, shift), textcoords="offset points", va=side, color="grey")
     axes.set(title="The deeper the net, the less its first layer learns", yscale="log", xticks=list(tiny))
     axes.set(xlabel="hidden layers of sigmoids", ylabel="gradient of a weight in the first layer (rms)")
 

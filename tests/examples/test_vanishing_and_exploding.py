@@ -6,7 +6,8 @@ import vanishing_and_exploding as example
 from experiment import command_line, load_data
 from torchvision.datasets import MNIST
 
-from gradscope import diagnose
+from gradscope import Finding, Severity, diagnose
+from tests.hand_written_runs import run_of
 
 
 def no_download(dataset: MNIST) -> None:
@@ -24,7 +25,24 @@ def test_the_chain_is_the_product_formula(weight: float, bias: float, tmp_path: 
 
 def test_the_update_of_the_article() -> None:
     assert f"{example.updated(example.ARTICLE_GRADIENT, torch.float64):.9f}" == "0.199999978"
-    assert example.updated(4.4e-9, torch.float32) == torch.tensor(0.2).item()  # below the spacing of floats
+    # Half the spacing of floats near 0.2, which is 2⁻²⁶, is what a step has to exceed.
+    assert example.lost_below() == 2**-26
+    assert example.updated(0.99 * example.lost_below(), torch.float32) == torch.tensor(0.2).item()
+    assert example.updated(1.01 * example.lost_below(), torch.float32) < torch.tensor(0.2).item()
+
+
+def test_the_value_to_clip_at_is_that_of_the_explosion_else_of_the_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding(code: str, hint: str) -> Finding:
+        return Finding(code, Severity.CRITICAL, (), 0, 1, "", hint)
+
+    nan = finding("non_finite", "clip: Trainer(gradient_clip_val=1.0).")
+    explosion = finding("exploding_gradient", "clip: Trainer(gradient_clip_val=3.5e+02), touches 1% of the steps")
+    for findings, value in (((nan,), 1.0), ((nan, explosion), 350.0)):
+        monkeypatch.setattr(example, "diagnose", lambda _, findings=findings: findings)
+        assert example.suggested_clip(run_of("recurrent", [], {})) == value
+    monkeypatch.setattr(example, "diagnose", lambda _: ())
+    with pytest.raises(SystemExit, match="did not explode"):
+        example.suggested_clip(run_of("recurrent", [], {}))
 
 
 @pytest.mark.slow
