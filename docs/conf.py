@@ -15,7 +15,7 @@ release = version = gradscope.__version__
 extensions = ["sphinx.ext.autodoc", "from_code"]
 exclude_patterns = ["_build"]
 default_role = "named"  # of `single backticks`, in docstrings too: see from_code.py
-smartquotes = False  # φ' is a derivative
+smartquotes_action = "D"  # dashes, but no quotes: φ' is a derivative
 html_theme = "furo"
 html_title = f"gradscope {release}"
 html_copy_source = False
