@@ -302,7 +302,7 @@ class Run:
         return self.globals.get(name, np.full(len(self.steps), np.nan))
 
     def rows(self, *kinds: str) -> npt.NDArray[np.int64]:
-        """Return the indices of the layers of any of `kinds`, in order: int64[n]."""
+        """Return the indices of the layers of any of `kinds`, in order: int64[n], with n = 0 where there is none."""
         return np.array([i for i, layer in enumerate(self.layers) if layer.kind in kinds], dtype=np.int64)
 
     @classmethod
@@ -317,6 +317,9 @@ class Run:
 
         The layers are those of the last record, then those that only earlier records have. An empty sequence
         gives a run with S = L = 0. `rest` are further fields of `Run`.
+
+        Raises:
+            KeyError: a record holds a metric that is not among the `columns`.
         """
         latest = {r.step: r for r in sorted(records, key=lambda r: r.wall_time)}
         ordered = [latest[step] for step in sorted(latest)]

@@ -48,7 +48,7 @@ def test_a_cell_that_raises_fails() -> None:
 
 
 def test_it_is_stored_as_it_was_run_and_tells_nothing_of_the_machine() -> None:
-    notebook = nbformat.read(TOUR, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(TOUR, as_version=4)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
     assert re.findall(r"(?<![\w.])/(?:home|tmp|usr|work|root|Users)\b.*", printed(notebook)) == []
@@ -64,7 +64,7 @@ def test_it_runs_and_shows_what_it_says(
     # Nothing can be downloaded to where no folder can be made.
     folder = request.getfixturevalue("mnist_dir") if data == "MNIST" else Path(os.devnull, "nothing")
     monkeypatch.setenv("GRADSCOPE_DATA", str(folder))
-    notebook = nbformat.read(TOUR, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(TOUR, as_version=4)
     notebook.cells.append(new_code_cell(CHECKS))
     executed(notebook)
     assert ("using scikit-learn's 1,797 digits" in printed(notebook)) == (data == "digits")
@@ -72,4 +72,4 @@ def test_it_runs_and_shows_what_it_says(
     assert len(pictures) == 2
     if data == "MNIST" and os.environ.get("GRADSCOPE_UPDATE_GOLDEN"):
         del notebook.cells[-1]
-        nbformat.write(notebook, TOUR)  # type: ignore[no-untyped-call]
+        nbformat.write(notebook, TOUR)
