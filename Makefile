@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow lint format docs clean
 
 demo: $(VENV)/.installed  ## train one epoch on MNIST under GradScope, print the summary
 	$(BIN)/python examples/mnist.py --activation $(or $(ACTIVATION),relu)
@@ -22,8 +22,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.installed  ## the reference as web pages in docs/_build; every warning is an error
+	$(BIN)/python -m sphinx --quiet --builder html --fresh-env --fail-on-warning --keep-going docs docs/_build
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -29,11 +29,12 @@ DEFAULT_ACTIONS: Mapping[Severity, Action] = {
 
 
 class GradScopeError(RuntimeError):
-    """Ends a fit that was asked to raise on such a finding, which is its attribute `finding`."""
+    """Ends a fit that was asked to raise on such a finding."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding)  # by which it is pickled on its way out of a process
         self.finding = finding
+        """For which the fit was ended."""
 
     def __str__(self) -> str:
         return _described(self.finding)

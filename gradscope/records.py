@@ -34,16 +34,22 @@ class NonFinite(IntFlag):
     """Where the metric `nonfinite` saw a NaN or an infinity: the flags of one layer and step are added up."""
 
     GRADIENT = 1
+    """In the gradient of one of the layer's parameters."""
     WEIGHT = 2
+    """In one of the layer's parameters, before the optimizer's step."""
     OUTPUT = 4
+    """In what the layer gave out in the forward."""
 
 
 class Severity(IntEnum):
     """How bad a finding is. Ordered: ``Severity.INFO < Severity.WARNING < Severity.CRITICAL``."""
 
     INFO = 1
+    """A remark: odd, and worth to know, but no harm is seen to come of it."""
     WARNING = 2
+    """Training suffers."""
     CRITICAL = 3
+    """Training does not work."""
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -51,223 +57,239 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A column: something measured for each layer.
-
-    `name` is the key everywhere, `title` what a person reads, `unit` one of ``"L2 norm"``, ``"ratio"``,
-    ``"fraction"``, ``"value"`` and ``"flags"``. `healthy` maps a kind of layer to the closed range in which
-    a sound layer of that kind stays; kinds without a stated range are absent.
-    """
+    """A column: something measured for each layer."""
 
     name: str
+    """The key everywhere: in `Run.metrics`, in the log, on the command line."""
     title: str
+    """What a person reads."""
     unit: str
+    """One of ``"L2 norm"``, ``"ratio"``, ``"fraction"``, ``"value"`` and ``"flags"``."""
     healthy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """By kind of layer, the closed range in which a sound layer stays; kinds without a stated range are absent."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A row: a module that owns parameters, or an activation.
-
-    `name` is that of `named_modules()` without the prefixes of wrappers (a module called several times in one
-    forward has a row for each call: ``act``, ``act#2``), `type` the class's name, `kind` one of the
-    `gradscope.activations` kinds or ``convolution``, ``linear``, ``normalization``, ``embedding``,
-    ``recurrent``, ``attention``, ``parameters``.
-    """
+    """A row: a module that owns parameters, or an activation."""
 
     name: str
+    """As in `named_modules()`, without the prefixes of wrappers. A module called several times in one forward has a
+    row for each call: ``act``, ``act#2``."""
     type: str
+    """The name of the class, or of the function that was called."""
     kind: str
+    """What it does: of activations ``rectifier``, ``saturating``, ``self_normalizing`` or ``smooth``, else
+    ``convolution``, ``linear``, ``normalization``, ``embedding``, ``recurrent``, ``attention`` or ``parameters``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The measurements of one step.
-
-    `step` is the x-axis of Lightning's loggers: the number of batches after which an optimizer had stepped before.
-    `metrics` maps a metric's name to float32[len(layers)]; NaN where the layer has no such metric or it was not
-    measured. `globals` maps names of `GLOBALS` to numbers; what was not measured is absent.
-    """
+    """The measurements of one step."""
 
     step: int
+    """As on the x-axis of Lightning's loggers: the number of batches after which an optimizer had stepped before."""
     wall_time: float
+    """When it was taken, in seconds since 1970."""
     layers: tuple[Layer, ...]
+    """The rows of the metrics, in order of first execution."""
     metrics: Mapping[str, Floats]
+    """By the name of the metric, float32[len(layers)]; NaN where the layer has no such metric or it was not
+    measured."""
     globals: Mapping[str, float] = field(default_factory=dict)
+    """By the names of `gradscope.records.GLOBALS`, what belongs to no layer; what was not measured is absent."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was measured, and what was not.
-
-    `unseen` maps a layer, a module or a measurement to the reason why it is not; `measured` what there is to measure,
-    ``"activation modules"`` say, to how many are.
-    """
+    """What was measured, and what was not."""
 
     unseen: Mapping[str, str] = field(default_factory=dict)
+    """Layers, modules and measurements that are missing, each with the reason."""
     measured: Mapping[str, int] = field(default_factory=dict)
+    """By what there is to measure, ``"activation modules"`` say, how many are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Flight:
-    """The steps before a disaster, every one of them: what the flight recorder held when a critical finding appeared.
-
-    `steps` is int64[K]; `loss` float64[K]; `grad_norm` float32[K, L], unscaled and before clipping, estimated from 256
-    elements of the weight of each of `layers`, which are L names: all layers, or 16 spread over the depth. NaN where
-    there was no such number.
-    """
+    """The steps before a disaster, every one: what the flight recorder held when a critical finding appeared."""
 
     steps: npt.NDArray[np.int64]
+    """int64[K], strictly increasing."""
     loss: npt.NDArray[np.float64]
+    """float64[K], NaN where there was none."""
     layers: tuple[str, ...]
+    """L names: all layers with a weight, or of each optimizer 4 that are spread over the depth."""
     grad_norm: Floats
+    """float32[K, L]: L2 norms of the gradients of the layers' weights, unscaled and before clipping, from about 256
+    elements of each; NaN where there was no such number."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the first NaN or infinity of a run was born.
-
-    `step` as in `Record`; `module` a name, empty for what runs outside of any module; `direction` is ``"forward"``,
-    ``"backward"``, ``"weight"`` or ``"batch"``; `operation` the name of the operation as autograd knows it, where it is
-    known.
-    """
+    """Where the first NaN or infinity of a run was born."""
 
     step: int
+    """Counted as in `Record.step`; it need not be a recorded one."""
     module: str
+    """The name of the module, empty for what runs outside of any."""
     direction: str
+    """``"forward"``, ``"backward"``, ``"weight"`` or ``"batch"``: what held it first."""
     operation: str = ""
+    """The name of the operation as autograd knows it; empty where it is not known."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """The weights of a layer that feeds a SELU, before the first step: `weights` numbers for `units` units.
+    """The weights of a layer that feeds a SELU, before the first step.
 
-    `omega` is the sum and `tau` the sum of the squares of the weights of a unit, each as a mean over the units
-    (Klambauer et al. 2017, section "Normalization and SNNs"). LeCun-normal weights have ω = 0 and τ = 1 but for the
-    draw.
+    LeCun-normal weights have ω = 0 and τ = 1 but for the draw (Klambauer et al. 2017, section "Normalization and
+    SNNs").
     """
 
     layer: str
+    """Its name."""
     omega: float
+    """ω: the sum of the weights of a unit, as a mean over the units."""
     tau: float
+    """τ: the sum of the squares of the weights of a unit, as a mean over the units."""
     weights: int
+    """How many numbers the weight holds."""
     units: int
+    """How many units these are for: features, or channels of a convolution."""
 
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Mean and variance of what `layer` was given in the first batch, over all its elements (of a sample of them)."""
+    """Mean and variance of what a layer was given in the first batch, over all its elements (of a sample of them)."""
 
     layer: str
+    """Its name."""
     mean: float
+    """Of the elements, in their own unit."""
     variance: float
+    """Of the elements, population variance."""
 
 
 @dataclass(frozen=True)
 class SaturatingStack:
-    """Bounded activations in a chain: nothing between them but weight layers and what passes a gradient on as it is.
-
-    `layers` are the activations from the input on. `gradient_gain` is the factor on the gradient norm from the output
-    of the last to the input of the first: the steepest slope of each, and √τ of each weight layer between (τ as in
-    `InitialWeights`), which for random weights is what a layer multiplies it with.
-    """
+    """Bounded activations in a chain: nothing between them but weight layers and what passes a gradient on as it is."""
 
     layers: tuple[str, ...]
+    """The names of the activations, from the input on."""
     gradient_gain: float
+    """The factor on the gradient norm from the output of the last to the input of the first: the steepest slope of
+    each, and √τ of each weight layer between (`InitialWeights.tau`), which for random weights is what a layer
+    multiplies it with."""
 
 
 @dataclass(frozen=True)
 class OutputActivation:
-    """What made the logits that a cross-entropy was given: an activation `layer` of class or function `type`.
-
-    `classes` is their number; 0 where it is not known, or where each logit is a decision of its own.
-    """
+    """The activation that made the logits which a cross-entropy was given."""
 
     layer: str
+    """Its name."""
     type: str
+    """Its class or function."""
     classes: int = 0
+    """The number of classes; 0 where it is not known, or where each logit is a decision of its own."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the model and the Trainer are before the first step. What is not known for certain is left empty.
-
-    `selu_weights` are the layers that feed a SELU directly, if the fit began from scratch and none looks trained;
-    `selu_input` is what the first of them was given, if it is the first weight layer of all; `plain_dropouts` maps a
-    Dropout behind a SELU to its probability; `normalized_selus` are SELUs right behind batch normalization.
-    `in_no_optimizer` are layers that take part in the loss and whose trainable parameters no optimizer has;
-    `never_called` are trainable layers with no part in the first forward.
-    """
+    """What the model and the Trainer are before the first step. What is not known for certain is left empty."""
 
     selu_weights: tuple[InitialWeights, ...] = ()
+    """The layers that feed a SELU directly, if the fit began from scratch and none looks trained."""
     selu_input: InputMoments | None = None
+    """What the first of them was given, if it is the first weight layer of all."""
     plain_dropouts: Mapping[str, float] = field(default_factory=dict)
+    """By its name, the probability of each plain Dropout behind a SELU."""
     normalized_selus: tuple[str, ...] = ()
+    """The names of SELUs right behind batch normalization."""
     saturating_stack: SaturatingStack | None = None
+    """The longest chain of bounded activations."""
     output_activation: OutputActivation | None = None
+    """What stands, and should not, between the last weight layer and a cross-entropy."""
     in_no_optimizer: tuple[str, ...] = ()
+    """The names of layers that take part in the loss and whose trainable parameters no optimizer has."""
     never_called: tuple[str, ...] = ()
+    """The names of trainable layers with no part in the first forward."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Every step of an optimizer in the fit, recorded or not: how many there were, and how many did not happen.
-
-    A GradScaler skips a step whose gradients overflowed.
-    """
+    """Every step of an optimizer in the fit, recorded or not."""
 
     steps: int = 0
+    """How many there were."""
     skipped: int = 0
+    """How many did not happen: a GradScaler skips a step whose gradients overflowed."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """That GradScope ended the fit, as `on_finding` told it to: after which `step`, and for which finding's `code`."""
+    """That GradScope ended the fit, as its option `on_finding` told it to."""
 
     step: int
+    """After which step, counted as in `Record.step`."""
     code: str
+    """For which finding: `Finding.code`."""
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What GradScope cost: seconds on the host inside GradScope, of the seconds that the fit took until then.
-
-    `every_n_steps` is the interval of records, in steps: 0 where it is not known.
-    """
+    """What GradScope cost."""
 
     records: int = 0
+    """How many records were taken."""
     gradscope_seconds: float = 0.0
+    """Seconds on the host inside GradScope."""
     fit_seconds: float = 0.0
+    """Seconds that the fit took until then, those of GradScope included."""
     every_n_steps: int = 0
+    """The interval of records, in steps; 0 where it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Records stacked: what rules, reports and the dashboard look at.
+    """Records stacked, S of them over L layers: what rules, reports and the dashboard look at.
 
-    `steps` is int64[S], strictly increasing; `wall_times` float64[S]; `layers` has L rows in order of first
-    execution; `metrics` maps a name to float32[S, L], NaN where not measured; `columns` describes those metrics;
-    `globals` maps a name to float64[S]. A run without records has S = 0. `flights` maps the
-    code of a critical finding to the steps before it appeared. `stop` is None where GradScope did not end the fit.
-    `notes` says what was wrong with the log that it was
-    read from, a sentence each.
+    A run without records has S = 0.
     """
 
     name: str
+    """What it is called: of a log, its directory relative to the one that was read."""
     steps: npt.NDArray[np.int64]
+    """int64[S], strictly increasing, counted as in `Record.step`."""
     wall_times: npt.NDArray[np.float64]
+    """float64[S]: when each record was taken, in seconds since 1970."""
     layers: tuple[Layer, ...]
+    """L rows in order of first execution."""
     metrics: Mapping[str, Floats]
+    """By name, float32[S, L]; NaN where the layer has no such metric or it was not measured."""
     columns: tuple[Metric, ...]
+    """What those metrics are: one for each."""
     globals: Mapping[str, npt.NDArray[np.float64]]
+    """By the names of `gradscope.records.GLOBALS`, float64[S]; NaN where not measured."""
     thresholds: Thresholds = field(default_factory=Thresholds)
+    """What it was recorded with, and is judged by unless others are given."""
     coverage: Coverage = field(default_factory=Coverage)
+    """What was measured, and what was not."""
     overhead: Overhead = field(default_factory=Overhead)
+    """What GradScope cost."""
     ledger: Ledger = field(default_factory=Ledger)
+    """How many steps there were, recorded or not."""
     setup: Setup = field(default_factory=Setup)
+    """What was seen before the first step."""
     origin: Origin | None = None
+    """Where the first NaN or infinity was born; None where there was none, or where it could not be told."""
     flights: Mapping[str, Flight] = field(default_factory=dict)
+    """By the code of a critical finding, the steps before it appeared."""
     stop: Stop | None = None
+    """How GradScope ended the fit; None where it did not."""
     notes: tuple[str, ...] = ()
+    """What was wrong with the log that it was read from, a sentence each."""
 
     def metric(self, name: str) -> Floats:
         """Return metric `name` as float32[S, L]: all NaN where the run has no such metric."""
@@ -280,7 +302,7 @@ class Run:
         return self.globals.get(name, np.full(len(self.steps), np.nan))
 
     def rows(self, *kinds: str) -> npt.NDArray[np.int64]:
-        """Return the indices of the layers of any of `kinds`, in order: int64[n]."""
+        """Return the indices of the layers of any of `kinds`, in order: int64[n], with n = 0 where there is none."""
         return np.array([i for i, layer in enumerate(self.layers) if layer.kind in kinds], dtype=np.int64)
 
     @classmethod
@@ -295,6 +317,9 @@ class Run:
 
         The layers are those of the last record, then those that only earlier records have. An empty sequence
         gives a run with S = L = 0. `rest` are further fields of `Run`.
+
+        Raises:
+            KeyError: a record holds a metric that is not among the `columns`.
         """
         latest = {r.step: r for r in sorted(records, key=lambda r: r.wall_time)}
         ordered = [latest[step] for step in sorted(latest)]
@@ -322,21 +347,26 @@ class Run:
 
 @dataclass(frozen=True)
 class Finding:
-    """One disease with one cause: what happened, where, since when, and what to change.
-
-    `layers` are names, the worst first; empty means the whole net. `evidence` holds the numbers behind the message.
-    `cause` is the code of the finding that this one follows from, if there is one: cure that first.
-    """
+    """One disease with one cause: what happened, where, since when, and what to change."""
 
     code: str
+    """Which disease: a key for programs, and what ``gradscope explain`` takes."""
     severity: Severity
+    """How bad it is."""
     layers: tuple[str, ...]
+    """The names of those that are hit, the worst first; empty means the whole net."""
     first_step: int
+    """Where it was seen first, counted as in `Record.step`."""
     last_step: int
+    """Where it was seen last."""
     message: str
+    """What happened, with numbers."""
     hint: str
+    """The usual cause here and what to change, the most likely to help first."""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    """The numbers behind the message, by name."""
     cause: str = ""
+    """The code of the finding that this one follows from, if there is one: cure that first."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as what JSON can hold; a number that is not finite becomes ``"nan"``, ``"inf"``."""

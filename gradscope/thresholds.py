@@ -114,7 +114,11 @@ class Thresholds:
 
     @classmethod
     def restored(cls, changed: dict[str, Any]) -> "Thresholds":
-        """Return the thresholds whose `changed()` is given; a field this version does not know is left out."""
+        """Return the thresholds whose `changed()` is given; a field this version does not know is left out.
+
+        Raises:
+            ValueError: a value is not one that its field may have.
+        """
         known = {f.name for f in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changed.items() if k in known}
         return cls(**values)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 import vanishing_and_exploding as example
-from experiment import command_line, load_data
+from experiment import command_line, load_data, quiet_lightning
 from torchvision.datasets import MNIST
 
 from gradscope import Finding, Severity, diagnose
@@ -52,6 +52,7 @@ def test_layers_learn_at_different_speeds_and_clipping_cures(
 ) -> None:
     monkeypatch.setattr(MNIST, "download", no_download)
     folder = str(request.getfixturevalue("mnist_dir")) if data == "MNIST" else "nothing"
+    quiet_lightning()
     options = command_line("", "").parse_args(["--fast", "--logdir", str(tmp_path)])
     images = load_data(folder, limit=example.IMAGES).dataset.train
     for depth in (2, 4):
