@@ -352,7 +352,7 @@ def draw_update(axes: Axes, tiny: dict[int, float]) -> None:
     new = updated(ARTICLE_GRADIENT, torch.float64)
     for gradient, text, side in (
         (ARTICLE_GRADIENT, f"here a weight of {ARTICLE_WEIGHT} becomes {new:.9f}", "bottom"),
-        (lost_below(), "below this a float32 stays as it is", "top"),
+        (lost_below(), f"below this {ARTICLE_WEIGHT} stays {ARTICLE_WEIGHT} in float32", "top"),
     ):
         axes.axhline(gradient, color="grey", linestyle="--")
         shift = 2 if side == "bottom" else -3
