@@ -6,11 +6,12 @@ import pytest
 import self_normalizing as example
 import torch
 from experiment import load_data
+from mlp import MLP
 from self_normalizing import BATCH_NORM, DEFAULT, DEPTHS, LECUN, VARIANTS, WIDTH, SelfNormalizing, Trained
 from torch import nn
 from torchvision.datasets import MNIST
 
-from gradscope import Layer, Run, Severity, diagnose
+from gradscope import Layer, Severity, diagnose
 from tests.hand_written_runs import run_of
 
 
@@ -51,7 +52,7 @@ def hand_written(mean: object, variance: object) -> Trained:
     layers = [Layer("linear1", "Linear", "linear"), *SELUS]
     metrics = {"act_mean": np.full((40, 4), np.nan), "act_var": np.full((40, 4), np.nan)}
     metrics["act_mean"][:, 1:], metrics["act_var"][:, 1:] = mean, variance
-    return Trained(3, LECUN, run_of("lecun_3", layers, metrics))
+    return Trained(3, LECUN, run_of("lecun_3", layers, metrics), [1.0] * 3, 3)
 
 
 def test_a_layer_is_inside_when_both_its_moments_are() -> None:
@@ -71,7 +72,7 @@ def test_layers_are_counted_before_training_after_50_steps_and_at_last() -> None
 def test_the_moments_are_those_of_the_whole_first_batch(tmp_path: Path, no_network: None) -> None:
     options = example.parse(["--logdir", str(tmp_path)])
     options.steps = 1
-    run = example.train(8, BATCH_NORM, load_data("nothing", seed=0), options)
+    run = example.train(8, BATCH_NORM, load_data("nothing", seed=0), options).run
     selus = run.rows("self_normalizing")
     torch.manual_seed(0)
     values, _ = next(iter(load_data("nothing", seed=0).train_dataloader()))
@@ -85,6 +86,23 @@ def test_the_moments_are_those_of_the_whole_first_batch(tmp_path: Path, no_netwo
     assert run.metric("act_var")[0, selus] == pytest.approx(variances, rel=1e-4)
 
 
+def test_shuffling_undoes_what_fits_the_weights_to_their_inputs() -> None:
+    image = torch.randn(784)
+    image -= image.mean()  # what is left of ω in any order
+    network = MLP("selu", [2_000])
+    linear = network.get_submodule("linear1")
+    linear.get_parameter("weight").data = 2 * (image / image.norm()).expand(2_000, 784).clone()  # τ = 4 for each unit
+    nn.init.zeros_(linear.get_parameter("bias"))
+    weight = linear.get_parameter("weight").clone()
+    assert nn.functional.selu(linear(image)).mean() > 40
+    (mean,), (variance,) = example.when_shuffled(network, image.reshape(1, 1, 28, 28))
+    # Each of 2,000 units is then given N(0, 4): the standard error of the mean is 0.04, of the variance about 5 %.
+    expected = nn.functional.selu(2 * torch.randn(100_000))
+    assert mean == pytest.approx(expected.mean().item(), abs=0.15)
+    assert variance == pytest.approx(expected.var().item(), rel=0.2)
+    assert torch.equal(linear.get_parameter("weight"), weight)
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=r"`--logdir` must be a folder that can be written to, got '.*file/logs'"):
@@ -94,7 +112,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
 def test_ctrl_c_says_that_nothing_is_compared(
     tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> Run:
+    def interrupted(*_: object) -> Trained:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(example, "train", interrupted)
@@ -134,6 +152,9 @@ def test_only_the_recipe_and_batch_norm_keep_the_moments(
         else:
             # One draw of 128 units a layer may carry a layer over the bounds, not most of them.
             assert before >= 0.75 * net.depth
+            assert net.inside_shuffled >= 0.75 * net.depth
+            # A step changes a weight matrix by a thousandth of it, so that 80 of them cannot change the squares much.
+            assert 0.95 < min(net.tau) <= max(net.tau) < 1.1
             assert {code for code, severity in findings.items() if severity >= Severity.WARNING} == set()
     losses = {(net.depth, net.variant): net.loss() for net in trained}
     # Of what tells the images apart nothing is left behind sixteen such layers, so that nothing is learned.
