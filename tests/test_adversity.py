@@ -337,3 +337,20 @@ def test_channels_of_a_large_output_that_fire_for_the_last_samples_alone_are_ali
     scope = fitted(Classifier(Net(run, conv=conv, act=nn.ReLU(), head=nn.Linear(4, 4)), lr=1e-9), batches=3)
     row = [layer.name for layer in scope.run.layers].index("net.act")
     assert scope.run.metric("dead_fraction")[:, row].tolist() == [0.25] * 3
+
+
+def test_a_step_from_infinite_weights_is_measured_without_a_word_of_numpy() -> None:
+    class Resets(torch.optim.SGD):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().step(*args, **kwargs)
+            for parameter in self.param_groups[0]["params"]:
+                parameter.data.zero_()  # a change of infinite size, from weights of infinite size
+            return loss
+
+    class Overflows(Classifier):
+        def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+            nn.init.constant_(self.net.get_submodule("0").get_parameter("weight"), torch.inf)
+
+    scope = fitted(Overflows(mlp(), optimizer=Resets), batches=3)
+    assert scope.run.coverage.unseen == {}
+    assert np.isnan(scope.run.metric("update_ratio")[:, 0]).all()
