@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 project = "gradscope"
 author = "The gradscope developers"
-copyright = author  # noqa: A001
+copyright = author  # noqa: A001, the name that Sphinx reads
 release = version = gradscope.__version__
 
 extensions = ["sphinx.ext.autodoc", "from_code"]

@@ -17,6 +17,17 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def activation_named(activation: str) -> Callable[[], nn.Module]:
+    """Return what builds the activation of this name.
+
+    Raises:
+        ValueError: `activation` is not a key of `ACTIVATIONS`.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+    return ACTIVATIONS[activation]
+
+
 class ActivationCNN(nn.Sequential):
     """Two convolutions and two dense layers with the same activation between them.
 
@@ -31,9 +42,7 @@ class ActivationCNN(nn.Sequential):
     """
 
     def __init__(self, activation: str = "relu") -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
-        build = ACTIVATIONS[activation]
+        build = activation_named(activation)
         dropout = nn.AlphaDropout if activation == "selu" else nn.Dropout
         super().__init__(
             OrderedDict(

@@ -6,7 +6,7 @@ Ctrl-C shows what is finished.
 """
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from activation_cnn import ACTIVATIONS, MNISTClassifier
-from experiment import build_trainer, command_line, device_name, fit, load_data, quiet_lightning, writable
+from experiment import (
+    build_trainer,
+    command_line,
+    device_name,
+    fit,
+    load_data,
+    measure_accuracy,
+    quiet_lightning,
+    writable,
+)
 from figures import COLORS, new_figure, save, styled
 from matplotlib.axes import Axes
 from mnist_data import MNISTDataModule
@@ -86,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
-    parser: ArgumentParser = command_line(__doc__, "compare_activations")
+    parser = command_line(__doc__, "compare_activations")
     parser.add_argument("--activations", nargs="+", choices=ACTIVATIONS, default=list(ACTIVATIONS), metavar="NAME")
     parser.add_argument("--epochs", type=int, default=10, help=f"passes over the images ({FAST_EPOCHS} with --fast)")
     parser.add_argument("--seeds", type=int, default=1, help="runs for each activation; more than one give a spread")
@@ -107,6 +116,10 @@ def folder_of(options: Namespace, seed: int, activation: str) -> Path:
     return Path(options.logdir, activation, f"seed_{seed}")
 
 
+def result_file(options: Namespace, seed: int, activation: str) -> Path:
+    return folder_of(options, seed, activation) / "result.json"
+
+
 def settings_of(options: Namespace, data: MNISTDataModule, seed: int) -> dict[str, Any]:
     return {"epochs": options.epochs, "seed": seed, "data": data.dataset.name, "examples": len(data.dataset.train[1])}
 
@@ -125,28 +138,29 @@ def train_all(options: Namespace, data: MNISTDataModule) -> None:
 
 def train(options: Namespace, data: MNISTDataModule, seed: int, activation: str, steps: Steps) -> None:
     folder = folder_of(options, seed, activation)
+    result_file(options, seed, activation).unlink(missing_ok=True)  # of other settings; its log goes now
     pl.seed_everything(seed, verbose=False)
     data.seed = seed
     model, curves, timer = MNISTClassifier(activation), Curves(), Timer()
     scope = GradScope(on_finding="ignore", summary=False)
     trainer = build_trainer(folder, scope, [curves, timer, steps], max_epochs=options.epochs)
     fit(trainer, model, data)
-    (metrics,) = trainer.test(model, data, verbose=False)
+    accuracy = measure_accuracy(trainer, model, data)
     result = Result(
         activation,
         settings_of(options, data, seed),
         **curves.values,
-        test_accuracy=metrics["test_accuracy"],
+        test_accuracy=accuracy,
         seconds=timer.time_elapsed("train") / options.epochs,
         device=device_name(trainer),
     )
-    (folder / "result.json").write_text(json.dumps(asdict(result)))
+    result_file(options, seed, activation).write_text(json.dumps(asdict(result)))
 
 
 def read(options: Namespace, data: MNISTDataModule, seed: int, activation: str) -> Result | None:
     """Return the finished run of these settings, None where there is none."""
     try:
-        result = Result(**json.loads((folder_of(options, seed, activation) / "result.json").read_text()))
+        result = Result(**json.loads(result_file(options, seed, activation).read_text()))
     except FileNotFoundError:
         return None
     return result if result.settings == settings_of(options, data, seed) else None

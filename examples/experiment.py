@@ -4,7 +4,8 @@ import logging
 import signal
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,24 @@ def build_trainer(folder: Path, scope: GradScope, callbacks: Iterable[pl.Callbac
 
 
 def fit(trainer: pl.Trainer, model: pl.LightningModule, data: Any) -> None:
-    """Train; Ctrl-C is a `KeyboardInterrupt` for the caller, who then still has his own Ctrl-C.
+    """Train; Ctrl-C is a `KeyboardInterrupt` for the caller."""
+    with _catchable_ctrl_c(trainer):
+        trainer.fit(model, data)
 
-    Lightning ends the process instead, and leaves the signal ignored.
-    """
+
+def measure_accuracy(trainer: pl.Trainer, model: pl.LightningModule, data: Any) -> float:
+    """Return the share of test images that are told rightly; Ctrl-C is a `KeyboardInterrupt` for the caller."""
+    with _catchable_ctrl_c(trainer):
+        (metrics,) = trainer.test(model, data, verbose=False)
+    return float(metrics["test_accuracy"])
+
+
+@contextmanager
+def _catchable_ctrl_c(trainer: pl.Trainer) -> Iterator[None]:
+    # Lightning ends the process instead, and leaves the signal ignored.
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(model, data)
+        yield
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None

@@ -6,14 +6,18 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 # The palette of Okabe and Ito (2008), which stays apart in the common kinds of colour blindness.
+BLACK, VERMILION, ORANGE = "#000000", "#D55E00", "#E69F00"
+GREEN, PURPLE, BLUE = "#009E73", "#CC79A7", "#0072B2"
+
 COLORS = {
-    "sigmoid": "#000000",
-    "relu": "#D55E00",
-    "elu": "#E69F00",
-    "leaky_relu": "#009E73",
-    "selu": "#CC79A7",
-    "gelu": "#0072B2",
+    "sigmoid": BLACK,
+    "relu": VERMILION,
+    "elu": ORANGE,
+    "leaky_relu": GREEN,
+    "selu": PURPLE,
+    "gelu": BLUE,
 }
+"""The color of each activation."""
 
 STYLE = {
     "axes.grid": True,

@@ -17,7 +17,7 @@ import torch
 from activation_cnn import lecun_normal_
 from classifier import Classifier
 from experiment import build_trainer, command_line, fit, load_data, quiet_lightning, writable
-from figures import new_figure, save, styled
+from figures import GREEN, VERMILION, new_figure, save, styled
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from mlp import MLP, PIXELS
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from gradscope import Finding, GradScope, Run, Severity, Thresholds
 
 EXAMPLES, STEPS, FAST_STEPS = 2048, 200, 60
-SICK, CURED = "#D55E00", "#009E73"
+SICK, CURED = VERMILION, GREEN
 LIMITS = Thresholds()
 
 Optimize = Callable[[nn.Module], torch.optim.Optimizer]
@@ -268,7 +268,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet_lightning()
     writable(options.logdir)
     data = load_data(options.data_dir, limit=EXAMPLES)
-    examined = [examine(case, data, options) for case in CASES]
+    try:
+        examined = [examine(case, data, options) for case in CASES]
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted: the gallery is drawn when all its nets are trained.") from None
     Console().print(table(examined))
     draw(examined, options.logdir / "gallery.png")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from activation_cnn import ACTIVATIONS
+from activation_cnn import activation_named
 from torch import nn
 
 PIXELS, CLASSES = 28 * 28, 10
@@ -28,8 +28,7 @@ class MLP(nn.Sequential):
         batch_norm: bool = False,
         dropout: Callable[[], nn.Module] | None = None,
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+        build = activation_named(activation)
         super().__init__()
         self.add_module("flatten", nn.Flatten())
         widths = [PIXELS, *hidden]
@@ -37,7 +36,7 @@ class MLP(nn.Sequential):
             self.add_module(f"linear{i}", nn.Linear(widths[i - 1], width))
             if batch_norm:
                 self.add_module(f"norm{i}", nn.BatchNorm1d(width))
-            self.add_module(f"act{i}", ACTIVATIONS[activation]())
+            self.add_module(f"act{i}", build())
             if dropout is not None:
                 self.add_module(f"dropout{i}", dropout())
         self.add_module(f"linear{len(widths)}", nn.Linear(widths[-1], CLASSES))

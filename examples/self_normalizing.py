@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from activation_cnn import lecun_normal_
 from classifier import Classifier
 from experiment import build_trainer, command_line, fit, load_data, print_verdicts, quiet_lightning, writable
-from figures import new_figure, save, styled
+from figures import BLUE, GREEN, VERMILION, new_figure, save, styled
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -51,7 +51,7 @@ VARIANTS = {
 }
 """Initial weights, which by default are those of PyTorch, and what goes with them."""
 
-COLORS = {LECUN: "#009E73", DEFAULT: "#D55E00", BATCH_NORM: "#0072B2"}
+COLORS = {LECUN: GREEN, DEFAULT: VERMILION, BATCH_NORM: BLUE}
 
 BOUNDS = {"act_mean": Thresholds().selu_mean, "act_var": Thresholds().selu_variance}
 """Of the mean and of the variance of a SELU's outputs, as theorem 1 states them."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from classifier import Classifier
 from experiment import build_trainer, command_line, fit, load_data, print_verdicts, quiet_lightning, writable
-from figures import new_figure, save, styled
+from figures import BLUE, GREEN, VERMILION, new_figure, save, styled
 from matplotlib.axes import Axes
 from mlp import CLASSES, MLP, PIXELS
 from mnist_data import Examples, TensorBatches
@@ -43,18 +43,21 @@ IMAGES = 1_000
 ARTICLE_WEIGHT, ARTICLE_RATE, ARTICLE_GRADIENT = 0.2, 0.5, 4.4e-8
 """A weight, a learning rate and a gradient that leave 0.199999978 of the weight."""
 
-VANISHING, EXPLODING, CURED = "#0072B2", "#D55E00", "#009E73"
+VANISHING, EXPLODING, CURED = BLUE, VERMILION, GREEN
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = command_line(__doc__, "vanishing_and_exploding").parse_args(arguments)
     quiet_lightning()
     writable(options.logdir)
-    chains = [measure_chain(1.0, 0.0, options), measure_chain(100.0, -50.0, options)]
-    images = load_data(options.data_dir, limit=IMAGES if options.fast else 4 * IMAGES)
-    learning = {depth: train_nielsen(depth, images.dataset.train, options) for depth in DEPTHS}
-    tiny = first_gradients(images.dataset.train, options)
-    exploding, value, clipped = explode_and_cure(images.dataset.train, options)
+    images = load_data(options.data_dir, limit=IMAGES if options.fast else 4 * IMAGES).dataset.train
+    try:
+        chains = [measure_chain(1.0, 0.0, options), measure_chain(100.0, -50.0, options)]
+        learning = {depth: train_nielsen(depth, images, options) for depth in DEPTHS}
+        tiny = first_gradients(images, options)
+        exploding, value, clipped = explode_and_cure(images, options)
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted: the experiments are shown when all four are done.") from None
     print_chains(chains)
     Console().print(speed_table(learning))
     print_update(tiny)

@@ -1,14 +1,12 @@
 """The closed forms of the article that explains six activations by what their derivatives do to gradients."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from activation_cnn import ACTIVATIONS
 from torch import Tensor, nn
 
 from gradscope import GradScope, Run
@@ -134,31 +132,6 @@ def test_the_exploding_chain_of_the_article() -> None:
     assert chain.net.get_parameter("0.bias").item() == pytest.approx(1.56 + 0.5 * 343.98)
     assert chain.net.get_parameter("0.bias").item() == pytest.approx(173.55)
     assert scope.run.series("total_norm")[0] == pytest.approx(343.98, rel=1e-6)
-
-
-SLOPES: dict[str, Callable[[float], float]] = {
-    "sigmoid": sigmoid_slope,
-    "relu": lambda x: float(x > 0),
-    "elu": lambda x: 1.0 if x > 0 else 0.2 * math.exp(x),
-    "leaky_relu": lambda x: 1.0 if x > 0 else 0.2,
-    "selu": lambda x: SELU_SCALE * (1.0 if x > 0 else SELU_ALPHA * math.exp(x)),
-    "gelu": lambda x: gelu_slope(x),
-}
-
-
-def gelu_slope(x: float) -> float:
-    """The article's derivative of the tanh form, by the product rule."""
-    u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-    return 0.5 * (1 + math.tanh(u)) + 0.5 * x * (1 - math.tanh(u) ** 2) * du
-
-
-@pytest.mark.parametrize("name", SLOPES)
-def test_the_derivative_of_each_activation_is_autograds(name: str) -> None:
-    x = torch.linspace(-6, 6, 241, dtype=torch.float64)[:-1] + 0.013  # not at the kink
-    x.requires_grad_()
-    (slope,) = torch.autograd.grad(ACTIVATIONS[name]()(x).sum(), x)
-    assert slope.tolist() == pytest.approx([SLOPES[name](v) for v in x.tolist()], abs=1e-12)
 
 
 def test_the_constants_of_selu() -> None:

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 from activation_cnn import ACTIVATIONS, MNISTClassifier
 from compare_activations import Result, curves, dead_units, gradient_range, selu_bounds, spread
 from matplotlib.figure import Figure
-from torchvision.datasets import MNIST
 
 from gradscope import Layer, diagnose, load
 from tests.hand_written_runs import run_of
@@ -20,15 +19,6 @@ SETTINGS = {"epochs": 3, "seed": 0, "data": "MNIST", "examples": 1024}
 
 def result(activation: str, losses: list[float], seed: int = 0) -> Result:
     return Result(activation, {**SETTINGS, "seed": seed}, losses, losses, 0.98, 1.0, "cpu")
-
-
-def no_download(dataset: MNIST) -> None:
-    raise RuntimeError("no network")
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MNIST, "download", no_download)
 
 
 def test_an_unknown_activation_lists_the_six(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,13 +167,32 @@ def test_other_settings_are_trained_anew(
     assert run.steps.tolist() == [0, 1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("data", ["MNIST", "digits"])
-def test_only_sigmoid_does_not_learn(
-    data: str, tmp_path: Path, request: pytest.FixtureRequest, no_network: None, capsys: pytest.CaptureFixture[str]
+def test_a_run_whose_log_is_gone_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None, tiny: None
 ) -> None:
-    folder = str(request.getfixturevalue("mnist_dir")) if data == "MNIST" else "nothing"
-    compare_activations.main(["--fast", "--logdir", str(tmp_path), "--data-dir", folder])
+    compare(tmp_path, "--activations", "relu")
+    with monkeypatch.context() as patch:  # other settings, cut off: the log of the first run is removed by then
+        patch.setattr(compare_activations, "FAST_EXAMPLES", 130)
+        patch.setattr(compare_activations.Steps, "on_train_batch_end", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(SystemExit, match="no run is finished yet"):
+            compare(tmp_path, "--activations", "relu")
+    assert not (tmp_path / "relu" / "seed_0" / "result.json").exists()
+    compare(tmp_path, "--activations", "relu")
+    (run,) = load(tmp_path).values()
+    assert run.steps.tolist() == [0, 1]
+
+
+def test_ctrl_c_while_a_net_is_tested_is_caught_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None, tiny: None
+) -> None:
+    monkeypatch.setattr(MNISTClassifier, "test_step", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit, match="no run is finished yet"):
+        compare(tmp_path, "--activations", "relu")
+
+
+@pytest.mark.slow
+def test_only_sigmoid_does_not_learn(image_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare_activations.main(["--fast", "--logdir", str(tmp_path), "--data-dir", image_dir])
     results = {name: json.loads((tmp_path / name / "seed_0" / "result.json").read_text()) for name in ACTIVATIONS}
     # 24 steps are enough for what a gradient reaches. Chance is 10 %; a sigmoid passes on at most a quarter of it.
     assert {name for name, result in results.items() if result["test_accuracy"] < 0.6} == {"sigmoid"}

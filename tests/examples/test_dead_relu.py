@@ -9,13 +9,8 @@ from dead_relu import IN_PEACE, NETS, Trained, flat_units
 from experiment import load_data
 from mlp import MLP
 from torch import nn
-from torchvision.datasets import MNIST
 
 from gradscope import Severity, diagnose
-
-
-def no_download(dataset: MNIST) -> None:
-    raise RuntimeError("no network")
 
 
 @pytest.mark.parametrize(
@@ -39,8 +34,9 @@ def test_a_unit_that_fires_for_one_image_is_not_flat() -> None:
     assert flat_units(network, images[::2]) == [1.0]
 
 
-def test_the_accident_lasts_for_its_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MNIST, "download", no_download)
+def test_the_accident_lasts_for_its_steps_alone(
+    tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = example.parse(["--fast", "--logdir", str(tmp_path)])
     options.accident, options.steps = range(5, 7), 10
     rates: list[float] = []
@@ -71,27 +67,25 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
         example.main(["--logdir", str(tmp_path / "file" / "logs")])
 
 
-def test_ctrl_c_says_that_nothing_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_that_nothing_is_compared(
+    tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> Trained:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MNIST, "download", no_download)
     monkeypatch.setattr(example, "train", interrupted)
     with pytest.raises(SystemExit, match="Interrupted: the nets are compared when all five are trained"):
         example.main(["--fast", "--logdir", str(tmp_path), "--data-dir", "nothing"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["MNIST", "digits"])
 def test_the_accident_kills_units_of_the_relu_net_alone(
-    data: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    image_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MNIST, "download", no_download)
     trained: dict[str, Trained] = {}
     train = example.train
     monkeypatch.setattr(example, "train", lambda name, *rest: trained.setdefault(name, train(name, *rest)))
-    folder = str(request.getfixturevalue("mnist_dir")) if data == "MNIST" else "nothing"
-    example.main(["--fast", "--logdir", str(tmp_path), "--data-dir", folder])
+    example.main(["--fast", "--logdir", str(tmp_path), "--data-dir", image_dir])
     assert (tmp_path / "dead_relu.png").stat().st_size > 50_000
     accident = example.parse(["--fast"]).accident
 

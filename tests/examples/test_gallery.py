@@ -4,14 +4,9 @@ import gallery
 import pytest
 from experiment import load_data
 from gallery import CASES, Examined
-from torchvision.datasets import MNIST
 
 from gradscope.explanations import EXPLANATIONS
 from gradscope.records import Severity
-
-
-def no_download(dataset: MNIST) -> None:
-    raise RuntimeError("no network")
 
 
 def test_every_finding_has_its_case() -> None:
@@ -24,13 +19,18 @@ def examined(folder: str, logdir: Path) -> list[Examined]:
     return [gallery.examine(case, data, options) for case in CASES]
 
 
+def test_ctrl_c_says_that_nothing_is_drawn(tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Examined:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gallery, "examine", interrupted)
+    with pytest.raises(SystemExit, match="Interrupted: the gallery is drawn when all its nets are trained"):
+        gallery.main(["--fast", "--logdir", str(tmp_path), "--data-dir", "nothing"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["MNIST", "digits"])
-def test_every_disease_is_found_and_gone_after_its_cure(
-    data: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(MNIST, "download", no_download)
-    all_of_them = examined(str(request.getfixturevalue("mnist_dir")) if data == "MNIST" else "nothing", tmp_path)
+def test_every_disease_is_found_and_gone_after_its_cure(image_dir: str, tmp_path: Path) -> None:
+    all_of_them = examined(image_dir, tmp_path)
     for one in all_of_them:
         assert one.case.code in {finding.code for finding in one.findings}
         assert [finding for finding in one.after_cure if finding.severity >= Severity.WARNING] == []

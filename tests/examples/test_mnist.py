@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from activation_cnn import ACTIVATIONS, MNISTClassifier
 from mnist_data import MNISTDataModule
-from torchvision.datasets import MNIST
 
 from gradscope import GradScope, Severity, load
 
@@ -51,14 +50,9 @@ def test_clipping_is_by_value(tmp_path: Path) -> None:
     assert mnist.build_trainer(mnist.parse(["--logdir", str(tmp_path)]), []).gradient_clip_val is None
 
 
-def no_download(dataset: MNIST) -> None:
-    raise RuntimeError("no network")
-
-
 def test_one_epoch_on_digits_from_end_to_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(MNIST, "download", no_download)
     monkeypatch.chdir(tmp_path)
     mnist.main(["--activation", "selu", "--every-n-steps", "5", "--data-dir", "nothing"])
     out, err = capsys.readouterr()

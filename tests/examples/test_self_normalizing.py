@@ -9,19 +9,9 @@ from experiment import load_data
 from mlp import MLP
 from self_normalizing import BATCH_NORM, DEFAULT, DEPTHS, LECUN, VARIANTS, WIDTH, SelfNormalizing, Trained
 from torch import nn
-from torchvision.datasets import MNIST
 
 from gradscope import Layer, Severity, diagnose
 from tests.hand_written_runs import run_of
-
-
-def no_download(dataset: MNIST) -> None:
-    raise RuntimeError("no network")
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MNIST, "download", no_download)
 
 
 def modules(variant: str, kind: type[nn.Module]) -> list[nn.Module]:
@@ -121,9 +111,8 @@ def test_ctrl_c_says_that_nothing_is_compared(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["MNIST", "digits"])
 def test_only_the_recipe_and_batch_norm_keep_the_moments(
-    data: str, tmp_path: Path, request: pytest.FixtureRequest, no_network: None, monkeypatch: pytest.MonkeyPatch
+    image_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Trained] = []
     train_all = example.train_all
@@ -133,8 +122,7 @@ def test_only_the_recipe_and_batch_norm_keep_the_moments(
         return trained
 
     monkeypatch.setattr(example, "train_all", kept)
-    folder = str(request.getfixturevalue("mnist_dir")) if data == "MNIST" else "nothing"
-    example.main(["--fast", "--logdir", str(tmp_path), "--data-dir", folder])
+    example.main(["--fast", "--logdir", str(tmp_path), "--data-dir", image_dir])
     assert (tmp_path / "self_normalizing.png").stat().st_size > 50_000
     assert [(net.depth, net.variant) for net in trained] == [(depth, v) for depth in DEPTHS for v in VARIANTS]
     for net in trained:

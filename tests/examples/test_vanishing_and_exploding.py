@@ -4,14 +4,9 @@ import pytest
 import torch
 import vanishing_and_exploding as example
 from experiment import command_line, load_data, quiet_lightning
-from torchvision.datasets import MNIST
 
 from gradscope import Finding, Severity, diagnose
 from tests.hand_written_runs import run_of
-
-
-def no_download(dataset: MNIST) -> None:
-    raise RuntimeError("no network")
 
 
 @pytest.mark.parametrize(("weight", "bias"), [(1.0, 0.0), (100.0, -50.0)])
@@ -45,16 +40,20 @@ def test_the_value_to_clip_at_is_that_of_the_explosion_else_of_the_nan(monkeypat
         example.suggested_clip(run_of("recurrent", [], {}))
 
 
+def test_ctrl_c_says_that_nothing_is_shown(tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> example.Learning:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "train_nielsen", interrupted)
+    with pytest.raises(SystemExit, match="Interrupted: the experiments are shown when all four are done"):
+        example.main(["--fast", "--logdir", str(tmp_path), "--data-dir", "nothing"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["MNIST", "digits"])
-def test_layers_learn_at_different_speeds_and_clipping_cures(
-    data: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(MNIST, "download", no_download)
-    folder = str(request.getfixturevalue("mnist_dir")) if data == "MNIST" else "nothing"
+def test_layers_learn_at_different_speeds_and_clipping_cures(image_dir: str, tmp_path: Path) -> None:
     quiet_lightning()
     options = command_line("", "").parse_args(["--fast", "--logdir", str(tmp_path)])
-    images = load_data(folder, limit=example.IMAGES).dataset.train
+    images = load_data(image_dir, limit=example.IMAGES).dataset.train
     for depth in (2, 4):
         speeds = example.train_nielsen(depth, images, options).before.mean(axis=0)
         assert speeds.tolist() == sorted(speeds)
