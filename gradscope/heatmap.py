@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gradscope.cells import measured_cells
 from gradscope.records import Metric, NonFinite, Run
 
 if TYPE_CHECKING:
@@ -106,11 +107,7 @@ def heat_map_png(run: Run, metric: str, width: int = 900) -> HeatMap:
 
 def _cells(run: Run, column: Metric) -> Values:
     """Return what is coloured, float64[S, L]: +inf where not finite, -inf for an exact zero on a logarithmic scale."""
-    values = run.metric(column.name).astype(np.float64)
-    if column.name == "grad_norm":
-        flags = np.nan_to_num(run.metric("nonfinite")).astype(np.int64)
-        values[np.isnan(values) & ((flags & NonFinite.GRADIENT) > 0)] = np.inf
-    values[np.isinf(values)] = np.inf
+    values = measured_cells(run, column.name).astype(np.float64)
     if not _is_logarithmic(column):
         return values
     with np.errstate(divide="ignore", invalid="ignore"):
