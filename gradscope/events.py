@@ -4,9 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -17,20 +15,20 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
 from gradscope import event_files
+from gradscope.decoding import (
+    FORMAT_VERSION,
+    GLOBALS_TAG,
+    LAYERS_TAG,
+    METRIC_TAG,
+    PLUGIN_NAME,
+    STATUS_TAG,
+    VERDICTS_TAG,
+    Content,
+    Decoder,
+)
 from gradscope.records import GLOBALS, Finding, Floats, Layer, Metric, Record, Run
-from gradscope.status import DamagedStatusError, fields_of, is_number, status_of
+from gradscope.status import status_of
 from gradscope.wording import counted
-
-PLUGIN_NAME = "gradscope"
-FORMAT_VERSION = 1
-
-LAYERS_TAG = "gradscope/layers"
-GLOBALS_TAG = "gradscope/globals"
-STATUS_TAG = "gradscope/status"
-VERDICTS_TAG = "gradscope/verdicts"
-METRIC_TAG = "gradscope/{}"
-
-_UNITS = ("L2 norm", "ratio", "fraction", "value", "flags")
 
 
 class Encoder:
@@ -156,167 +154,44 @@ def load(logdir: str | os.PathLike[str]) -> dict[str, Run]:
     return runs
 
 
-class _Series(NamedTuple):
-    """What a tag's metadata says about its values; `metric` belongs to a matrix, `names` to the globals."""
-
-    kind: str
-    metric: Metric | None = None
-    names: tuple[str, ...] = ()
-
-
-@dataclass
-class _Reading:
-    """What is known of a run while its files are read, in order."""
-
-    series: dict[str, _Series] = field(default_factory=dict)
-    layers: tuple[Layer, ...] = ()
-    records: list[Record] = field(default_factory=list)
-    columns: dict[str, Metric] = field(default_factory=dict)
-    status: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
-    misfits: dict[str, list[int]] = field(default_factory=dict)
-
-    def note(self, sentence: str) -> None:
-        self.notes[sentence] = None
-
-    def run(self, name: str) -> Run:
-        for metric, steps in self.misfits.items():
-            self.note(
-                f"{metric}: left out of {counted(len(steps), 'record')} from step {steps[0]} on, "
-                "because the number of values is not that of the layers"
-            )
-        return Run.from_records(
-            name,
-            self.records,
-            tuple(self.columns.values()),
-            **self.status,
-            notes=tuple(self.notes),
-        )
-
-
 def _read_run(name: str, files: Sequence[Path]) -> Run | None:
     # The state outlives a file: a logger that was closed and reopened goes on in a new one without metadata.
-    reading = _Reading()
+    decoder = Decoder()
     for path in files:
-        _read_file(path, reading)
-    return reading.run(name) if reading.series or reading.notes else None
+        _read_file(path, decoder)
+    return None if decoder.is_empty else decoder.run(name)
 
 
-def _read_file(path: Path, reading: _Reading) -> None:
-    before = len(reading.records)
+def _read_file(path: Path, decoder: Decoder) -> None:
+    before = len(decoder.records)
     try:
         for frame in event_files.frames(path):
             # All our tags begin with it, so most events of a training log need no parsing.
             if b"gradscope" in frame:
-                _read_event(Event.FromString(frame), reading)
+                _read_event(Event.FromString(frame), decoder)
     except OSError as error:
-        reading.note(f"{path.name}: could not be read ({error.strerror})")
+        decoder.note(f"{path.name}: could not be read ({error.strerror})")
     except (event_files.DamagedFileError, DecodeError) as error:
-        if reading.series:
+        if decoder.series:
             why = "what follows is no TensorBoard event" if isinstance(error, DecodeError) else error
-            records = counted(len(reading.records) - before, "record")
-            reading.note(f"{path.name}: cut off after {records} ({why}); everything before is shown")
+            records = counted(len(decoder.records) - before, "record")
+            decoder.note(f"{path.name}: cut off after {records} ({why}); everything before is shown")
 
 
-def _read_event(event: Event, reading: _Reading) -> None:
-    metrics: dict[str, Floats] = {}
-    totals: dict[str, float] | None = None
+def _read_event(event: Event, decoder: Decoder) -> None:
+    values = []
     for value in event.summary.value:
         if value.HasField("metadata") and value.metadata.plugin_data.plugin_name == PLUGIN_NAME:
-            _describe(value, reading)
-        series = reading.series.get(value.tag)
-        if series is None:
-            continue
-        if series.metric is not None:
-            numbers = _numbers(value.tensor)
-            if len(numbers) == len(reading.layers):
-                metrics[series.metric.name] = numbers
-            else:
-                reading.misfits.setdefault(series.metric.name, []).append(event.step)
-        elif series.kind == "layers":
-            _read_layers(value.tensor, reading)
-        elif series.kind == "globals":
-            totals = _totals(series.names, _numbers(value.tensor))
-        elif series.kind == "status":
-            _read_status(value.tensor, reading)
-    if metrics or totals is not None:
-        reading.records.append(Record(event.step, event.wall_time, reading.layers, metrics, totals or {}))
+            decoder.describe(value.tag, value.metadata.plugin_data.content)
+        if value.tag in decoder.series:
+            values.append((value.tag, _content(value.tensor)))
+    decoder.read(event.step, event.wall_time, values)
 
 
-def _describe(value: Summary.Value, reading: _Reading) -> None:
-    """Enter what the metadata of `value` says about its tag; a tag that this version cannot read has no entry."""
-    content = _parsed(value.metadata.plugin_data.content)
-    version = content.get("v")
-    kind = content.get("kind")
-    reading.series.pop(value.tag, None)
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        reading.note(
-            f"written by a newer GradScope (format {version}, this one reads up to {FORMAT_VERSION}): "
-            "update lightning-gradscope to see all of it"
-        )
-    elif kind == "matrix":
-        metric = _metric(content, value.tag, reading)
-        reading.columns[metric.name] = metric
-        reading.series[value.tag] = _Series("matrix", metric)
-    elif kind == "globals":
-        names = content.get("names")
-        reading.series[value.tag] = _Series("globals", names=tuple(map(str, names if isinstance(names, list) else ())))
-    elif isinstance(kind, str):
-        reading.series[value.tag] = _Series(kind)
-    else:
-        reading.note(f"{value.tag}: its description could not be read, so it is left out")
-
-
-def _metric(content: Mapping[str, Any], tag: str, reading: _Reading) -> Metric:
-    name, title, unit, healthy = (content.get(key) for key in ("metric", "title", "unit", "healthy"))
-    name = name if isinstance(name, str) and name else tag.removeprefix("gradscope/")
-    stated = healthy if isinstance(healthy, dict) else {}
-    ranges = {kind: limits for kind, limits in stated.items() if _is_range(limits)}
-    if not isinstance(title, str) or unit not in _UNITS or ranges != healthy:
-        reading.note(f"{tag}: its title, unit or healthy range could not be read, so a plain one stands in")
-    return Metric(
-        name=name,
-        title=title if isinstance(title, str) else name,
-        unit=unit if unit in _UNITS else "value",
-        healthy={kind: (float(low), float(high)) for kind, (low, high) in ranges.items()},
-    )
-
-
-def _read_layers(tensor: TensorProto, reading: _Reading) -> None:
-    cells = [cell.decode(errors="replace") for cell in tensor.string_val]
-    if len(cells) % 3:
-        reading.note(f"{LAYERS_TAG}: {len(cells)} strings are no table of name, type and kind, so it is left out")
-        return
-    layers = tuple(Layer(*row) for row in zip(cells[::3], cells[1::3], cells[2::3], strict=True))
-    # The same object for the same layers: stacking then compares them by identity first.
-    reading.layers = layers if layers != reading.layers else reading.layers
-
-
-def _read_status(tensor: TensorProto, reading: _Reading) -> None:
-    try:
-        reading.status = fields_of(_parsed(tensor.string_val[0] if tensor.string_val else b""))
-    except DamagedStatusError:
-        reading.note(f"{STATUS_TAG}: could not be read, so the thresholds are the defaults or those written before")
-
-
-def _totals(names: Sequence[str], numbers: Floats) -> dict[str, float]:
-    return {name: total for name, total in zip(names, numbers.tolist(), strict=False) if name in GLOBALS}
-
-
-def _numbers(tensor: TensorProto) -> Floats:
+def _content(tensor: TensorProto) -> Content:
+    if tensor.dtype == DT_STRING:
+        return list(tensor.string_val)
     content = tensor.tensor_content
     if tensor.dtype != DT_FLOAT or len(content) % 4:
         return np.empty(0, dtype=np.float32)
     return np.frombuffer(content, dtype="<f4")
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is_range(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
