@@ -40,6 +40,13 @@ def measured_cells(run: Run, metric: str) -> Floats:
     return values
 
 
+def ingredients(metric: str) -> tuple[str, ...]:
+    """Return the names of the other metrics that `measured_cells` looks at: where they are missing, it says less."""
+    if metric not in _FLAGS:
+        return ()
+    return ("nonfinite", "grad_norm") if metric == "grad_norm_clipped" else ("nonfinite",)
+
+
 def _lost(run: Run, metric: str, nan: Mask) -> Mask:
     """Return which cells of those that are `nan` were measured: bool[S, L]."""
     flags = run.metric("nonfinite")

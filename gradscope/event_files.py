@@ -28,9 +28,9 @@ def find(root: Path) -> dict[str, list[Path]]:
             subdirectories.clear()
             continue
         visited.add(path.resolve())
-        if events := sorted(filter(_is_event_file, names), key=_natural):
+        if events := sorted(filter(_is_event_file, names), key=natural):
             runs[path.relative_to(root).as_posix()] = [path / name for name in events]
-    return {name: runs[name] for name in sorted(runs, key=_natural)}
+    return {name: runs[name] for name in sorted(runs, key=natural)}
 
 
 def frames(path: Path) -> Iterator[bytes]:
@@ -59,6 +59,7 @@ def _is_event_file(name: str) -> bool:
     return "tfevents" in name
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return what names of runs and files are sorted by: numbers in them count as numbers, 2 before 10."""
     parts = re.split(r"([0-9]+)", name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]

@@ -1,0 +1,1 @@
+"""TensorBoard's GRADSCOPE tab: what its server answers, and the page that asks."""
