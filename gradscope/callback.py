@@ -182,6 +182,9 @@ class GradScope(pl.Callback):
         """The finding for which GradScope ended the fit, as `on_finding` told it to: None where it did not."""
         return self._actions.stopped
 
+    def _repr_html_(self) -> str:
+        return self.run._repr_html_()
+
     # What Lightning calls.
 
     @_shielded

@@ -1,4 +1,4 @@
-"""The command line: ``gradscope summary``, ``gradscope explain``. Only this module prints."""
+"""The command line: ``gradscope summary``, ``report`` and ``explain``. Only this module prints."""
 
 # Heavy imports stand inside the functions that need them: `gradscope --help` waits for none.
 import argparse
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Command = Callable[[argparse.Namespace], int]
 
 DEFAULT_LOGDIR = "lightning_logs"
+DEFAULT_REPORT = "gradscope_report.html"
 PIPED_WIDTH = 120
 LEAST_WIDTH, GREATEST_WIDTH = 20, 1000
 
@@ -28,6 +29,7 @@ examples:
   gradscope summary                             the runs in lightning_logs
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
+  gradscope report runs -o report.html          all of them as one file with pictures, to look at or to send
   gradscope explain dead_relu                   what a finding means, and what to do about it
 """
 
@@ -75,6 +77,24 @@ def summary(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    """Write the reports of all runs under a directory as one page of HTML."""
+    from pathlib import Path
+
+    from gradscope.dashboard.html_report import html_report
+
+    path = Path(arguments.output)
+    page = html_report(_load(arguments.logdir))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(
+            f"`--output` must be a file that can be written, got {str(path)!r}: {error.strerror}; choose another place"
+        ) from error
+    _write(f"{path}: {len(page.encode()) / 1e6:.1f} MB, opens in any browser, needs no network\n")
+    return 0
+
+
 def explain(arguments: argparse.Namespace) -> int:
     """Print what one finding is, or a list of all."""
     from gradscope.explanations import EXPLANATIONS
@@ -112,6 +132,7 @@ def _parser() -> Parser:
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     _add_summary(commands)
+    _add_report(commands)
     _add_explain(commands)
     return parser
 
@@ -120,6 +141,21 @@ def _add_summary(commands: "argparse._SubParsersAction[Parser]") -> None:
     text = "what is wrong with the runs under a directory, and what to change"
     parser = commands.add_parser("summary", help=text, description=f"Tell {text}.")
     parser.set_defaults(run=summary)
+    _add_logdir(parser)
+    _add_output_options(parser)
+
+
+def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
+    text = "the runs under a directory as one file: the page of TensorBoard's GRADSCOPE tab, with its data inside"
+    parser = commands.add_parser("report", help=text, description=f"Write {text}.")
+    parser.set_defaults(run=report)
+    _add_logdir(parser)
+    parser.add_argument(
+        "-o", "--output", default=DEFAULT_REPORT, metavar="FILE", help="the file to write (default: %(default)s)"
+    )
+
+
+def _add_logdir(parser: Parser) -> None:
     parser.add_argument(
         "logdir",
         nargs="?",
@@ -127,7 +163,6 @@ def _add_summary(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="LOGDIR",
         help="a directory with event files, at any depth, or one such file (default: %(default)s)",
     )
-    _add_output_options(parser)
 
 
 def _add_explain(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -14,13 +14,14 @@ from gradscope.thresholds import Thresholds
 class Explanation:
     """A finding explained.
 
-    `what` and `measured` are paragraphs; `mathematics` is a sequence of lines, each a formula or a sentence;
-    `thresholds` are names of fields of `Thresholds`, where the values stand; `cures` come the most likely to help
-    first; `sources` are papers, the one that the finding rests on first.
+    `metric` is the name of the one that shows it best; `what` and `measured` are paragraphs; `mathematics` is a
+    sequence of lines, each a formula or a sentence; `thresholds` are names of fields of `Thresholds`, where the values
+    stand; `cures` come the most likely to help first; `sources` are papers, the one that the finding rests on first.
     """
 
     code: str
     title: str
+    metric: str
     what: str
     mathematics: tuple[str, ...]
     measured: str
@@ -46,6 +47,7 @@ _ALL = (
     Explanation(
         code="vanishing_gradient",
         title="The gradient is lost on the way back",
+        metric="grad_norm",
         what=(
             "Layers near the input get next to no gradient, so that they keep their random weights while those near "
             "the loss learn. A deep sigmoid net is the classic case: its first layers never learn what to look for, "
@@ -86,6 +88,7 @@ _ALL = (
     Explanation(
         code="exploding_gradient",
         title="The gradient grows out of bounds",
+        metric="grad_norm",
         what=(
             "The gradient grows from layer to layer on the way back, or from step to step, or it is so large at the "
             "start that the very first steps throw the weights away. The loss jumps, or becomes NaN."
@@ -122,6 +125,7 @@ _ALL = (
     Explanation(
         code="dead_relu",
         title="Rectifiers that fire no more",
+        metric="dead_fraction",
         what=(
             "A unit whose input is below zero for every sample puts out zero and gets no gradient, so that nothing "
             "brings it back. Many such units make a narrower net; a whole layer of them cuts off all that stands "
@@ -151,6 +155,7 @@ _ALL = (
     Explanation(
         code="selu_drift",
         title="SELU outputs outside their stated bounds",
+        metric="act_var",
         what=(
             "SELU promises to keep the mean of its outputs near 0 and their variance near 1, layer after layer. "
             "Outside from the start, the net does not meet the conditions of that promise; outside later on, its "
@@ -192,6 +197,7 @@ _ALL = (
     Explanation(
         code="saturated_activation",
         title="Activations stuck at a limit",
+        metric="saturated_fraction",
         what=(
             "Most outputs of a hidden sigmoid or tanh lie at one of its limits, where the curve is flat: the layer "
             "says yes or no to everything, and hardly learns."
@@ -218,6 +224,7 @@ _ALL = (
     Explanation(
         code="uneven_learning_speed",
         title="Layers that learn at very different speeds",
+        metric="update_ratio",
         what=(
             "One layer moves a thousand times faster than another, measured by its own size. One of the two is wrong: "
             "either the slow one stands still in all but name, or the fast one is thrown about."
@@ -247,6 +254,7 @@ _ALL = (
     Explanation(
         code="no_gradient",
         title="A trainable layer that never gets a gradient",
+        metric="no_gradient_fraction",
         what=(
             "A layer has trainable parameters, belongs to an optimizer, and yet got no gradient once. Either the loss "
             "does not depend on it, or something between them has cut the graph."
@@ -275,6 +283,7 @@ _ALL = (
     Explanation(
         code="non_finite",
         title="A NaN or an infinity",
+        metric="nonfinite",
         what=(
             "A number became NaN or infinite. From there it spreads to all that is computed from it, and after one "
             "optimizer step to all weights: such a run does not recover."
@@ -308,6 +317,7 @@ _ALL = (
     Explanation(
         code="update_ratio_high",
         title="Steps that overwrite what was learned",
+        metric="update_ratio",
         what=(
             "Each step moves a layer by a large part of its own size, and the loss gets no better: the learning rate "
             "is too high for it, and what one batch taught is overwritten by the next."
@@ -335,6 +345,7 @@ _ALL = (
     Explanation(
         code="update_ratio_low",
         title="Steps too small to matter",
+        metric="update_ratio",
         what="The weights of a layer hardly move while there is still much to learn: the training stands still.",
         mathematics=(
             (
@@ -361,6 +372,7 @@ _ALL = (
     Explanation(
         code="selu_misconfigured",
         title="A SELU net that does not meet its conditions",
+        metric="act_var",
         what=(
             "SELU keeps mean 0 and variance 1 only under conditions: LeCun-normal weights, AlphaDropout, standardised "
             "inputs. One of them is not met, so that what is special about SELU is lost."
@@ -394,6 +406,7 @@ _ALL = (
     Explanation(
         code="clipping_dominates",
         title="The clip value decides every step",
+        metric="grad_norm_clipped",
         what=(
             "Nearly every step is clipped, and to a small part: the clip value, not the gradient, says how far a step "
             "goes. Clipping is meant for the rare step that would do harm."

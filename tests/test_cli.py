@@ -330,3 +330,25 @@ def test_python_m_gradscope() -> None:
     assert (process.returncode, process.stdout) == (0, f"gradscope {__version__}\n")
     process = python("-m", "gradscope", "sumary")
     assert process.returncode == 2
+
+
+def test_a_report_is_one_file(logs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.html"
+    assert main(["report", "anywhere", "-o", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert (out.startswith(f"{path}: "), err) == (True, "")
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "version_0" in page
+
+
+def test_a_report_that_cannot_be_written_says_so(
+    logs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "anywhere", "-o", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"gradscope: error: `--output` must be a file that can be written, got {str(tmp_path)!r}: Is a directory; "
+        "choose another place\n"
+    )

@@ -1,0 +1,139 @@
+"""The page as one file that needs no server and no network: style, modules and data stand in it."""
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from gradscope import __version__
+from gradscope.cells import measured_cells
+from gradscope.dashboard.content import Json, layer_content, metric_content, severity_word, summary_content
+from gradscope.records import Finding, Floats, Run
+from gradscope.rules import diagnose
+from gradscope.rules.thinning import thinned
+
+STATIC = Path(__file__).parent / "static"
+
+RECORDS = 1000
+"""Records of a run that a file holds at most; findings are those of all."""
+
+_MANTISSA_BITS = 12
+"""Of 23: four significant digits, which is what the page shows of a number."""
+
+_PAGE = Template("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="gradscope $version">
+<meta http-equiv="Content-Security-Policy" content="$policy">
+<title>$title</title>
+<style>
+$style
+</style>
+<script type="importmap">$modules</script>
+</head>
+<body>
+<noscript>This report draws its pictures with JavaScript, from the data in this file; it loads nothing else.</noscript>
+<script type="application/json" id="gradscope-data">$data</script>
+<script type="module">import {render} from "gradscope/embedded.js"; await render();</script>
+</body>
+</html>
+""")
+
+_POLICY = "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def html_report(runs: Mapping[str, Run]) -> str:
+    """Return a page of HTML that shows `runs`, by name, as the tab in TensorBoard does; no runs give an empty page.
+
+    Of a run with more than `RECORDS` records a choice is drawn, and numbers keep four significant digits. The
+    findings are those of the whole run.
+    """
+    content: dict[str, Any] = {"runs": [], "summaries": {}, "records": {}}
+    for name, run in runs.items():
+        findings = diagnose(run)
+        drawn = thinned(run, RECORDS)
+        content["runs"].append(_listed(name, run, findings))
+        content["summaries"][name] = _summary(run, drawn, findings)
+        content["records"][name] = _records(drawn)
+    return _PAGE.substitute(
+        version=__version__,
+        policy=escape(_POLICY),
+        title=escape(_title(runs)),
+        style=(STATIC / "style.css").read_text(encoding="utf-8"),
+        modules=_script_text(json.dumps({"imports": _modules()})),
+        data=_script_text(json.dumps(content, allow_nan=False, separators=(",", ":"))),
+    )
+
+
+def _title(runs: Mapping[str, Run]) -> str:
+    return f"GradScope: {next(iter(runs))}" if len(runs) == 1 else f"GradScope: {len(runs)} runs"
+
+
+def _listed(name: str, run: Run, findings: Sequence[Finding]) -> Json:
+    return {
+        "name": name,
+        "version": "",
+        "last_step": int(run.steps[-1]) if len(run.steps) else None,
+        "last_wall_time": float(run.wall_times[-1]) if len(run.steps) else 0.0,
+        "severity": severity_word(run, findings),
+        "metrics": [metric_content(column) for column in run.columns],
+    }
+
+
+def _summary(run: Run, drawn: Run, findings: Sequence[Finding]) -> Json:
+    # The curves are those of the records that are drawn, the verdict is that of all.
+    return {**summary_content(run, findings), **{k: summary_content(drawn, ())[k] for k in ("steps", "globals")}}
+
+
+def _records(run: Run) -> Json:
+    cells = {name: measured_cells(run, name) for name in run.metrics}
+    return {
+        "steps": run.steps.tolist(),
+        "layers": [layer_content(layer) for layer in run.layers],
+        "metrics": {name: _packed(values) for name, values in cells.items() if not np.isnan(values).all()},
+    }
+
+
+def _packed(values: Floats) -> Json:
+    """Return the layers that have the metric and their numbers: four planes of bytes, by gzip, in base 64."""
+    rows = np.flatnonzero(~np.isnan(values).all(axis=0))
+    numbers = _rounded(values[:, rows].T)
+    planes = np.ascontiguousarray(numbers.reshape(-1, 1).view(np.uint8).T)
+    packed = gzip.compress(planes.tobytes(), compresslevel=9, mtime=0)
+    return {"rows": rows.tolist(), "packed": base64.b64encode(packed).decode()}
+
+
+def _rounded(values: Floats) -> Floats:
+    """Return `values` rounded to `_MANTISSA_BITS`, which packs to half; NaN and infinities stay."""
+    bits = np.ascontiguousarray(values, dtype="<f4").view(np.uint32)
+    unit = np.uint32(1 << (23 - _MANTISSA_BITS))
+    rounded = ((bits + unit // 2) & ~(unit - 1)).view("<f4")
+    kept: Floats = np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
+    return kept
+
+
+def _modules() -> dict[str, str]:
+    """Return the page's modules as addresses that hold them, by the names under which they import one another."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(STATIC.glob("*.js"))}
+    return {f"gradscope/{name}": _as_address(text) for name, text in texts.items() if name != "index.js"}
+
+
+def _as_address(module: str) -> str:
+    # An address that holds its own text has no folder that `./` could mean.
+    text = re.sub(r"from '\./", "from 'gradscope/", module)
+    return f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _script_text(text: str) -> str:
+    # Within a script element nothing but its own end tag, or a comment, is read as HTML.
+    return text.replace("<", "\\u003c")
