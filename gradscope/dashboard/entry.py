@@ -22,9 +22,12 @@ class GradScopeLoader(base_plugin.TBLoader):  # type: ignore[misc]
     def load(self, context: Any) -> base_plugin.TBPlugin | None:
         """Return the tab's server side, or None where it cannot work, which is logged."""
         try:
+            # Of two plug-ins with the same name, as two installations give them, TensorBoard would stop.
+            if context.data_provider is None or PLUGIN_NAME in (context.plugin_name_to_instance or ()):
+                return None
             from gradscope.dashboard.plugin import GradScopePlugin
 
-            return GradScopePlugin(context) if context.data_provider is not None else None
+            return GradScopePlugin(context)
         except Exception:
             logging.getLogger("gradscope").exception("GradScope: its tab could not be loaded; all others work")
             return None

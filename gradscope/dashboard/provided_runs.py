@@ -105,11 +105,12 @@ class ProvidedRuns:
 
     def severities(self) -> dict[str, str]:
         """Return the worst severity that was logged for each run, ``"sound"`` for none; runs without it are absent."""
-        found = {}
-        for run, tags in self._tensors(None, [VERDICTS_TAG], 1).items():
-            for datum in tags.get(VERDICTS_TAG, ())[-1:]:
-                found[run] = _worst(_content(datum.numpy))
-        return found
+        try:
+            verdicts = self._tensors(None, [VERDICTS_TAG], 1)
+        except (TypeError, ValueError):  # of some run, an array that is not what its shape says
+            return {}
+        last = {run: tags[VERDICTS_TAG][-1] for run, tags in verdicts.items() if tags.get(VERDICTS_TAG)}
+        return {run: _worst(_content(datum.numpy)) for run, datum in last.items()}
 
     def read(self, listed: ListedRun) -> Run:
         """Return all that the server has of a run.
@@ -204,8 +205,8 @@ def _worst(verdicts: Content) -> str:
     return str(max(found)) if found else "sound"
 
 
-def _severity(verdict: Any) -> object:
+def _severity(verdict: Any) -> str:
     try:
-        return json.loads(verdict).get("severity")
-    except (AttributeError, RecursionError, TypeError, ValueError):
-        return None
+        return str(json.loads(verdict)["severity"])
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return ""
