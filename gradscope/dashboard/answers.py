@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
-import math
 import re
 import struct
 from collections.abc import Mapping
@@ -12,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from gradscope.cells import measured_cells
+from gradscope.dashboard import content
 from gradscope.dashboard.cache import Judged
 from gradscope.dashboard.provided_runs import ListedRun, Sample
-from gradscope.explanations import EXPLANATIONS
-from gradscope.records import Layer, Metric, Run
-from gradscope.summary import as_json, layer_severity, verdict, worst_severity
+from gradscope.records import Metric, Run
 
 TOKEN = re.compile(r"-?[0-9]{1,19}_[0-9a-f]{16}")
 """What `after` may be: the step of a record, and a digest of all that must not have changed since."""
@@ -32,7 +29,7 @@ def runs(listed: Mapping[str, ListedRun], severities: Mapping[str, str]) -> dict
                 "last_step": run.last_step,
                 "last_wall_time": run.last_wall_time,
                 "severity": severities.get(run.name),
-                "metrics": [_metric(metric) for metric in run.columns()],
+                "metrics": [content.metric(metric) for metric in run.columns()],
             }
             for run in listed.values()
         ]
@@ -48,12 +45,12 @@ def matrix(sample: Sample, metric: Metric, after: str | None = None) -> bytes:
     run = sample.run
     first = _already_sent(run, metric, after)
     cells = measured_cells(run, metric.name)[first:]
-    header = to_json(
+    header = content.to_json(
         {
             "run": run.name,
-            "metric": _metric(metric),
+            "metric": content.metric(metric),
             "steps": run.steps[first:].tolist(),
-            "layers": [_layer(layer) for layer in run.layers],
+            "layers": [content.layer(layer) for layer in run.layers],
             "complete": sample.complete,
             "appended": first > 0,
             "token": _token(run, metric, len(run.steps)),
@@ -65,18 +62,7 @@ def matrix(sample: Sample, metric: Metric, after: str | None = None) -> bytes:
 
 def summary(judged: Judged, version: str) -> dict[str, Any]:
     """Return what the rules say of a run, its globals, and what they were judged by."""
-    run, findings = judged.run, judged.findings
-    return {
-        "version": version,
-        "summary": as_json(run, findings),
-        "verdict": verdict(run, findings),
-        "severity": _severity(judged),
-        "layer_severity": {name: str(severity) for name, severity in layer_severity(findings).items()},
-        "steps": run.steps.tolist(),
-        "globals": {name: values.tolist() for name, values in run.globals.items() if not np.isnan(values).all()},
-        "thresholds": {f.name: getattr(run.thresholds, f.name) for f in dataclasses.fields(run.thresholds)},
-        "titles": {code: explanation.title for code, explanation in EXPLANATIONS.items()},
-    }
+    return {"version": version, **content.summary(judged.run, judged.findings)}
 
 
 def layer(run: Run, row: int) -> dict[str, Any]:
@@ -85,40 +71,10 @@ def layer(run: Run, row: int) -> dict[str, Any]:
     alone = dataclasses.replace(run, layers=(run.layers[row],), metrics=metrics)
     cells = {name: measured_cells(alone, name)[:, 0] for name in metrics}
     return {
-        "layer": _layer(run.layers[row]),
+        "layer": content.layer(run.layers[row]),
         "steps": run.steps.tolist(),
         "metrics": {name: values.tolist() for name, values in cells.items() if not np.isnan(values).all()},
     }
-
-
-def to_json(content: object) -> bytes:
-    """Return `content` as ASCII JSON: NaN becomes null, an infinity ``"inf"`` or ``"-inf"``."""
-    return json.dumps(_finite(content), allow_nan=False, separators=(",", ":")).encode()
-
-
-def _finite(content: object) -> object:
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None if math.isnan(content) else str(content)
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return content
-
-
-def _metric(metric: Metric) -> dict[str, Any]:
-    return {"name": metric.name, "title": metric.title, "unit": metric.unit, "healthy": dict(metric.healthy)}
-
-
-def _layer(layer: Layer) -> dict[str, str]:
-    return {"name": layer.name, "type": layer.type, "kind": layer.kind}
-
-
-def _severity(judged: Judged) -> str:
-    worst = worst_severity(judged.findings)
-    if worst is not None:
-        return str(worst)
-    return "unjudged" if len(judged.run.steps) < judged.run.thresholds.minimum_records else "sound"
 
 
 def _token(run: Run, metric: Metric, records: int) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 
 from gradscope import __version__
 from gradscope.cells import measured_cells
-from gradscope.dashboard.content import Json, layer_content, metric_content, severity_word, summary_content
+from gradscope.dashboard import content
+from gradscope.dashboard.content import Content
 from gradscope.records import Finding, Floats, Run
 from gradscope.rules import diagnose
 from gradscope.rules.thinning import thinned
@@ -58,20 +58,20 @@ def html_report(runs: Mapping[str, Run]) -> str:
     Of a run with more than `RECORDS` records a choice is drawn, and numbers keep four significant digits. The
     findings are those of the whole run.
     """
-    content: dict[str, Any] = {"runs": [], "summaries": {}, "records": {}}
+    data: Content = {"runs": [], "summaries": {}, "records": {}}
     for name, run in runs.items():
         findings = diagnose(run)
         drawn = thinned(run, RECORDS)
-        content["runs"].append(_listed(name, run, findings))
-        content["summaries"][name] = _summary(run, drawn, findings)
-        content["records"][name] = _records(drawn)
+        data["runs"].append(_listed(name, run, findings))
+        data["summaries"][name] = _summary(run, drawn, findings)
+        data["records"][name] = _records(drawn)
     return _PAGE.substitute(
         version=__version__,
         policy=escape(_POLICY),
         title=escape(_title(runs)),
         style=(STATIC / "style.css").read_text(encoding="utf-8"),
         modules=_script_text(json.dumps({"imports": _modules()})),
-        data=_script_text(json.dumps(content, allow_nan=False, separators=(",", ":"))),
+        data=_script_text(content.to_json(data).decode()),
     )
 
 
@@ -79,32 +79,32 @@ def _title(runs: Mapping[str, Run]) -> str:
     return f"GradScope: {next(iter(runs))}" if len(runs) == 1 else f"GradScope: {len(runs)} runs"
 
 
-def _listed(name: str, run: Run, findings: Sequence[Finding]) -> Json:
+def _listed(name: str, run: Run, findings: Sequence[Finding]) -> Content:
     return {
         "name": name,
         "version": "",
         "last_step": int(run.steps[-1]) if len(run.steps) else None,
         "last_wall_time": float(run.wall_times[-1]) if len(run.steps) else 0.0,
-        "severity": severity_word(run, findings),
-        "metrics": [metric_content(column) for column in run.columns],
+        "severity": content.severity(run, findings),
+        "metrics": [content.metric(column) for column in run.columns],
     }
 
 
-def _summary(run: Run, drawn: Run, findings: Sequence[Finding]) -> Json:
+def _summary(run: Run, drawn: Run, findings: Sequence[Finding]) -> Content:
     # The curves are those of the records that are drawn, the verdict is that of all.
-    return {**summary_content(run, findings), **{k: summary_content(drawn, ())[k] for k in ("steps", "globals")}}
+    return {**content.summary(run, findings), **{k: content.summary(drawn, ())[k] for k in ("steps", "globals")}}
 
 
-def _records(run: Run) -> Json:
+def _records(run: Run) -> Content:
     cells = {name: measured_cells(run, name) for name in run.metrics}
     return {
         "steps": run.steps.tolist(),
-        "layers": [layer_content(layer) for layer in run.layers],
+        "layers": [content.layer(layer) for layer in run.layers],
         "metrics": {name: _packed(values) for name, values in cells.items() if not np.isnan(values).all()},
     }
 
 
-def _packed(values: Floats) -> Json:
+def _packed(values: Floats) -> Content:
     """Return the layers that have the metric and their numbers: four planes of bytes, by gzip, in base 64."""
     rows = np.flatnonzero(~np.isnan(values).all(axis=0))
     numbers = _rounded(values[:, rows].T)

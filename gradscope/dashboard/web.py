@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from tensorboard.backend import http_util
 from werkzeug.wrappers import Request, Response
 
-from gradscope.dashboard.answers import to_json
+from gradscope.dashboard.content import to_json
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

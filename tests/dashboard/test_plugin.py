@@ -242,7 +242,7 @@ class TestSummary:
         assert answer["thresholds"]["dead_fraction"] == 0.6
         assert answer["thresholds"]["selu_mean"] == [-0.1, 0.1]
         assert len(answer["thresholds"]) == len(dataclasses.fields(Thresholds))
-        assert answer["titles"]["vanishing_gradient"] == EXPLANATIONS["vanishing_gradient"].title
+        assert answer["explanations"]["vanishing_gradient"]["title"] == EXPLANATIONS["vanishing_gradient"].title
 
     def test_few_records_are_unjudged_and_more_of_them_sound(self, tmp_path: Path) -> None:
         log = Log(tmp_path / "run" / "tfevents").add(record(0, 1, 1, 1))
