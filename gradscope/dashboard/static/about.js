@@ -20,16 +20,20 @@ export class About {
   }
 }
 
+// Of several runs each can be opened; one with something to say about its log is open from the start.
 function ofRun(run, number) {
   const {coverage, notes, overhead} = run.summary.summary;
   const measured = Object.entries(coverage.measured).filter(([, many]) => many)
     .map(([what, many]) => counted(many, visible(what).replace(/s$/, '')));
-  return element('div', {className: 'about'},
-    number > 1 ? element('h3', {}, element('span', {className: `swatch run-${run.colour}`}), element('bdi', {}, clipped(run.name, 60))) : null,
+  const told = [
     ...notes.map((note) => element('p', {className: 'note'}, '▲ ', visible(note))),
     measured.length ? element('p', {}, `Measured: ${measured.join(', ')}.`) : null,
     ...notSeen(coverage.unseen),
-    element('p', {}, cost(overhead)));
+    element('p', {}, cost(overhead)),
+  ];
+  if (number === 1) return element('div', {}, ...told);
+  return element('details', {open: notes.length > 0}, element('summary', {},
+    element('span', {className: `swatch run-${run.colour}`}), element('bdi', {}, clipped(run.name, 60))), ...told);
 }
 
 function notSeen(unseen) {

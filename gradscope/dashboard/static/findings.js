@@ -20,7 +20,10 @@ export class Findings {
   update(runs, chosen) {
     this.charts = [];
     const open = new Set([...this.list.querySelectorAll('details[open]')].map((details) => details.dataset.key));
-    this.list.replaceChildren(...runs.filter((run) => run.summary).flatMap((run) => this.ofRun(run, runs.length, chosen)));
+    const judged = runs.filter((run) => run.summary);
+    const sound = judged.filter((run) => !run.summary.summary.findings.length);
+    this.list.replaceChildren(...judged.filter((run) => !sound.includes(run)).flatMap((run) => this.ofRun(run, runs.length, chosen)),
+      ...nothing(sound, runs.length));
     for (const details of this.list.querySelectorAll('details')) details.open = open.has(details.dataset.key);
     this.draw();
   }
@@ -33,7 +36,6 @@ export class Findings {
     const {findings} = run.summary.summary;
     const head = number > 1 ? [element('h3', {}, element('span', {className: `swatch run-${run.colour}`}),
       element('bdi', {}, clipped(run.name, 60)))] : [];
-    if (!findings.length) return [...head, element('p', {className: 'faint'}, 'Nothing found.')];
     return [...head, ...findings.map((finding) => this.card(run, finding, chosen === keyOf(run, finding)))];
   }
 
@@ -88,6 +90,12 @@ export class Findings {
     this.charts.push(chart);
     return chart.node;
   }
+}
+
+function nothing(runs, number) {
+  if (!runs.length) return [];
+  const names = runs.flatMap((run, i) => [i ? ', ' : ' in ', element('bdi', {}, clipped(run.name, 40))]);
+  return [element('p', {className: 'faint'}, 'Nothing found', ...(number > 1 ? names : []), '.')];
 }
 
 export function keyOf(run, finding) {
