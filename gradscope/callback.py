@@ -386,7 +386,7 @@ class GradScope(pl.Callback):
         if trainer.is_global_zero and self._history.records:
             self._write_verdicts(final=True)
             if self.summary:
-                from gradscope.cli import print_report
+                from gradscope.cli.summary import print_report
 
                 print_report(self.run, self.findings)
         self._sinks = None

@@ -89,7 +89,7 @@ def verdict(model: MLP, accelerator: str, mnist_dir: Path, tmp_path: Path) -> di
 def logged_verdict(logdir: Path) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         written: list[str] = []
-        patch.setattr("gradscope.cli._write", written.append)
+        patch.setattr("gradscope.cli.summary.write", written.append)
         assert main(["summary", str(logdir), "--json"]) == 0
     (run,) = json.loads("".join(written))["runs"]
     return {finding["code"]: finding["severity"] for finding in run["findings"]}

@@ -1,0 +1,58 @@
+"""The command line, ``gradscope COMMAND``: a file for each command. Nothing else in the package prints."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gradscope import __version__
+from gradscope.cli import explain, report, summary
+from gradscope.cli.command import BadInputError, Execute, Parser
+from gradscope.wording import one_line
+
+COMMANDS = (summary, report, explain)
+"""In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
+
+EXAMPLES = """\
+examples:
+  gradscope summary                             the runs in lightning_logs
+  gradscope summary lightning_logs/version_3    a single run
+  gradscope summary runs --json                 all runs under a directory, for a program
+  gradscope report runs -o report.html          all of them as one file with pictures, to look at or to send
+  gradscope explain dead_relu                   what a finding means, and what to do about it
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`, by default that of the process, and return its exit status.
+
+    0 where all went well, whatever the diagnosis; 2 on bad input, with one line on stderr.
+
+    Raises:
+        SystemExit: after ``--help`` and ``--version``, with status 0.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+        execute: Execute | None = arguments.execute
+        if execute is None:
+            parser.print_help(sys.stderr)
+            return 2
+        return execute(arguments)
+    except BadInputError as error:
+        print(f"gradscope: error: {one_line(str(error))}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="gradscope",
+        description="Gradient health of PyTorch Lightning runs, from the logs that the GradScope callback wrote.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gradscope {__version__}")
+    parser.set_defaults(execute=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

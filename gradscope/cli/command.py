@@ -1,0 +1,122 @@
+"""What all commands share: the parser, the runs that they read, and the one way to the terminal."""
+
+# Heavy imports stand inside the functions that need them: `gradscope --help` waits for none.
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from gradscope.records import Run
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+Execute = Callable[[argparse.Namespace], int]
+
+DEFAULT_LOGDIR = "lightning_logs"
+PIPED_WIDTH = 120
+LEAST_WIDTH, GREATEST_WIDTH = 20, 1000
+
+
+class BadInputError(Exception):
+    """What the user gave cannot be used: the message, one line, is all that they see."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as are all others of this program."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `main` reports."""
+        raise BadInputError(f"{message}; see `{self.prog} --help`")
+
+
+def add_command(commands: Commands, name: str, execute: Execute, does: str, examples: str) -> Parser:
+    """Return the parser of the command `name`: `does` says what it does, `examples` close its help."""
+    parser = commands.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+def add_logdir(parser: Parser) -> None:
+    """Add the argument LOGDIR."""
+    parser.add_argument(
+        "logdir",
+        nargs="?",
+        default=DEFAULT_LOGDIR,
+        metavar="LOGDIR",
+        help="a directory with event files, at any depth, or one such file (default: %(default)s)",
+    )
+
+
+def add_output_options(parser: Parser) -> None:
+    """Add ``--json`` and ``--width``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument("--width", type=_width, metavar="N", help="columns to use (default: those of the terminal)")
+
+
+def _width(text: str) -> int:
+    if not text.isdecimal() or not LEAST_WIDTH <= int(text) <= GREATEST_WIDTH:
+        raise argparse.ArgumentTypeError(
+            f"expected a number of columns from {LEAST_WIDTH} to {GREATEST_WIDTH}, got {text!r}"
+        )
+    return int(text)
+
+
+def load_runs(logdir: str) -> "Mapping[str, Run]":
+    """Return the runs at or under `logdir`; the one at the directory itself is called after it.
+
+    Raises:
+        BadInputError: there is none, or it cannot be read.
+    """
+    from dataclasses import replace
+    from pathlib import Path
+
+    from gradscope import events
+
+    try:
+        runs = events.load(logdir)
+    except (OSError, ValueError) as error:
+        raise BadInputError(str(error)) from error
+    # The run at the directory itself is called "." there, which tells a reader nothing.
+    own_name = Path(logdir).resolve().name
+    return {name: replace(run, name=own_name) if run.name == "." else run for name, run in runs.items()}
+
+
+def console(width: int | None) -> "Console":
+    """Return a console of `width` columns, or of what the terminal has."""
+    from rich.console import Console
+
+    return Console(width=width or _default_width(os.environ), highlight=False, markup=False, emoji=False)
+
+
+def rendered(page: "Console", renderable: "RenderableType") -> str:
+    """Return `renderable` as `page` would print it."""
+    with page.capture() as capture:
+        page.print(renderable)
+    return capture.get()
+
+
+def write(text: str) -> None:
+    """Write `text` to stdout, for as long as somebody reads it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted. Python flushes stdout once more at exit, which must not fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _default_width(environ: Mapping[str, str]) -> int | None:
+    # rich finds the width in COLUMNS or from any standard stream that is a terminal (`| less`). Where nothing is
+    # one, in the log of a CI job or in a file, its 80 would drop columns that the eventual reader has room for.
+    if "COLUMNS" in environ or any(stream and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        return None
+    return PIPED_WIDTH
