@@ -6,7 +6,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from gradscope.heatmap import EXACT_ZERO, NON_FINITE, NOT_MEASURED, HeatMap, heat_map_png
+from gradscope.grid import EXACT_ZERO, NON_FINITE, NOT_MEASURED
+from gradscope.heatmap import HeatMap, heat_map_png
 from gradscope.records import Layer, Metric, NonFinite, Record, Run
 
 GRAD_NORM = Metric("grad_norm", "Gradient norm", "L2 norm")
