@@ -16,8 +16,8 @@ from gradscope.cadence import Cadence, StepClock
 from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
-from gradscope.layers import NamePatterns
 from gradscope.messages import say
+from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Setup, Severity

@@ -1,14 +1,13 @@
 """Which rows a model has: modules that own parameters, and activations, in order of first execution."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from gradscope.activations import Activation, classify, clipped
+from gradscope.patterns import NamePatterns
 from gradscope.records import Layer
 
 CALL_LIMIT = 8
@@ -29,27 +28,6 @@ _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str], ...] = 
     ((nn.RNNBase, nn.RNNCellBase), "recurrent"),
     (nn.MultiheadAttention, "attention"),
 )
-
-
-@dataclass(frozen=True)
-class NamePatterns:
-    """Glob patterns on names: those without a leading ``!`` include, those with one exclude and win.
-
-    Without an including pattern everything is included. Case counts; ``*`` matches dots too.
-    """
-
-    patterns: tuple[str, ...]
-
-    def __call__(self, name: str) -> bool:
-        """Say whether `name` is to be watched."""
-        includes = [p for p in self.patterns if not p.startswith("!")] or ["*"]
-        excludes = [p[1:] for p in self.patterns if p.startswith("!")]
-        return any(fnmatchcase(name, p) for p in includes) and not any(fnmatchcase(name, p) for p in excludes)
-
-    def without_match(self, names: Iterable[str]) -> list[str]:
-        """Return the patterns that match none of `names`, in order."""
-        known = list(names)
-        return [p for p in self.patterns if not any(fnmatchcase(name, p.removeprefix("!")) for name in known)]
 
 
 class LayerTable:

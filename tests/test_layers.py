@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from gradscope.activations import RECTIFIER, SATURATING, Activation
-from gradscope.layers import CALL_LIMIT, LayerTable, NamePatterns
+from gradscope.layers import CALL_LIMIT, LayerTable
+from gradscope.patterns import NamePatterns
 from gradscope.records import Layer
 
 

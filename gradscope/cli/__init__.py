@@ -14,7 +14,7 @@ COMMANDS = (summary, report, explain)
 
 EXAMPLES = """\
 examples:
-  gradscope summary                             the runs in lightning_logs
+  gradscope summary                             the newest run in lightning_logs
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
   gradscope report runs -o report.html          all of them as one file with pictures, to look at or to send

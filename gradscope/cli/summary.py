@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradscope.cli.command import (
+    DEFAULT_LOGDIR,
+    BadInputError,
     Commands,
     add_command,
-    add_logdir,
     add_output_options,
     console,
     load_runs,
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from gradscope.records import Finding, Run
     from gradscope.report import Reports
 
+ORDERS = ("model", "severity", "name")
+
 EXAMPLES = """\
-  gradscope summary                             the runs in lightning_logs
+  gradscope summary                             the newest run in lightning_logs
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
+  gradscope summary --layer 'encoder.*' --steps 0:100 --metric dead_fraction
 """
 
 
@@ -30,14 +34,32 @@ def add(commands: Commands) -> None:
     """Add the command."""
     does = "tell what is wrong with the runs under a directory, and what to change"
     parser = add_command(commands, "summary", execute, does, EXAMPLES)
-    add_logdir(parser)
+    parser.add_argument(
+        "logdir",
+        nargs="?",
+        metavar="LOGDIR",
+        help=f"a directory with event files, or one such file (default: the newest run in {DEFAULT_LOGDIR})",
+    )
+    parser.add_argument(
+        "--layer", action="append", metavar="GLOB", help="layers to show; a leading ! excludes; repeatable"
+    )
+    parser.add_argument(
+        "--metric", metavar="NAME", help="what the heat map draws (default: grad_norm, for a single run)"
+    )
+    parser.add_argument("--steps", type=_steps, metavar="A:B", help="records to show; 100: means from step 100 on")
+    parser.add_argument("--sort", default="model", metavar="BY", help="model (default), severity, name or a metric")
     add_output_options(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the reports of all runs under a directory."""
-    runs = load_runs(arguments.logdir)
-    write(_json(runs) if arguments.json else rendered(console(arguments.width), _reports(runs)))
+    """Print the reports of all runs under a directory, or of the newest in the usual one."""
+    runs = load_runs(arguments.logdir or DEFAULT_LOGDIR)
+    if arguments.logdir is None:
+        newest = max(runs, key=lambda name: runs[name].wall_times[-1] if len(runs[name].steps) else 0.0)
+        runs = {newest: runs[newest]}
+    _check_metrics(arguments, runs)
+    shown = [_Shown(_selected(run, arguments), _findings(run)) for run in runs.values()]
+    write(_json(shown) if arguments.json else rendered(console(arguments.width), _reports(shown, arguments)))
     return 0
 
 
@@ -50,18 +72,55 @@ def print_report(run: "Run", findings: "Sequence[Finding]") -> None:
     write("\n" + rendered(console(None), Report(run, findings)))
 
 
-def _json(runs: "Mapping[str, Run]") -> str:
+class _Shown(NamedTuple):
+    """What is shown of a run, and what was found in all of it."""
+
+    run: "Run"
+    findings: "Sequence[Finding]"
+
+
+def _findings(run: "Run") -> "Sequence[Finding]":
+    from gradscope import rules
+
+    return rules.diagnose(run)
+
+
+def _selected(run: "Run", arguments: argparse.Namespace) -> "Run":
+    from gradscope.patterns import NamePatterns
+    from gradscope.selection import selected
+
+    if arguments.layer is None and arguments.steps is None:
+        return run
+    first, last = arguments.steps or (None, None)
+    return selected(run, NamePatterns(tuple(arguments.layer or ("*",))), first, last)
+
+
+def _steps(text: str) -> tuple[int | None, int | None]:
+    first, colon, last = text.partition(":")
+    if not colon or not all(part.isdecimal() or not part for part in (first, last)):
+        raise argparse.ArgumentTypeError(f"expected a range of steps like 100:500, 100: or :500, got {text!r}")
+    return (int(first) if first else None, int(last) if last else None)
+
+
+def _check_metrics(arguments: argparse.Namespace, runs: "Mapping[str, Run]") -> None:
+    known = dict.fromkeys(column.name for run in runs.values() for column in run.columns)
+    if arguments.metric is not None and arguments.metric not in known:
+        raise BadInputError(f"`--metric` must be one of {', '.join(known)}, got {arguments.metric!r}")
+    if arguments.sort not in (*ORDERS, *known):
+        raise BadInputError(f"`--sort` must be one of {', '.join([*ORDERS, *known])}, got {arguments.sort!r}")
+
+
+def _json(shown: "Sequence[_Shown]") -> str:
     import json
 
-    from gradscope import rules
     from gradscope.summary import as_json
 
-    summaries = [as_json(run, rules.diagnose(run)) for run in runs.values()]
-    return json.dumps({"runs": summaries}, allow_nan=False, indent=2) + "\n"
+    return json.dumps({"runs": [as_json(*one) for one in shown]}, allow_nan=False, indent=2) + "\n"
 
 
-def _reports(runs: "Mapping[str, Run]") -> "Reports":
-    from gradscope import rules
+def _reports(shown: "Sequence[_Shown]", arguments: argparse.Namespace) -> "Reports":
     from gradscope.report import Report, Reports
 
-    return Reports([Report(run, rules.diagnose(run)) for run in runs.values()])
+    # Of many runs the pictures would push the overview out of sight.
+    metric = arguments.metric or ("grad_norm" if len(shown) == 1 else None)
+    return Reports([Report(run, findings, sort=arguments.sort, heat_map=metric) for run, findings in shown])

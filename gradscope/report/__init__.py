@@ -21,13 +21,16 @@ from gradscope.records import (
     Coverage,
     Finding,
     Flight,
+    Metric,
     Overhead,
     Run,
     Severity,
 )
-from gradscope.report.layer_table import layer_table
+from gradscope.report.depth_profile import depth_profile
+from gradscope.report.layer_table import MODEL_ORDER, layer_table
 from gradscope.report.page import SHORTEST_NAME, STYLES, Page
 from gradscope.report.sparkline import sparkline
+from gradscope.report.terminal_map import terminal_map
 from gradscope.rules.causes import in_order
 from gradscope.summary import verdict, worst_severity
 from gradscope.wording import counted
@@ -37,22 +40,28 @@ __all__ = ["Overview", "Report", "Reports"]
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a run: a head, a table of its layers, the findings, and what was not seen.
+    """The report of a run: a head, a table of its layers, a heat map, the findings, and what was not seen.
 
     `findings` are shown the most severe first. With `max_layers` the table has at most that many rows: those that
-    findings name before all others. Any run renders: one without records, without layers, with any names.
+    findings name before all others. `sort` is their order, as in `layer_table`; `heat_map` is the name of the metric to
+    draw, if any. Any run renders: one without records, without layers, with any names.
     """
 
     run: Run
     findings: Sequence[Finding]
     max_layers: int | None = None
+    sort: str = MODEL_ORDER
+    heat_map: str | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         page = Page.of(options)
         yield from _head(page, self.run, self.findings)
         if self.run.layers:
             yield ""
-            yield from layer_table(page, self.run, self.findings, self.max_layers)
+            yield from layer_table(page, self.run, self.findings, self.max_layers, self.sort)
+        if self.heat_map is not None and len(self.run.steps):
+            yield ""
+            yield from terminal_map(page, self.run, _column(self.run, self.heat_map), _has_colour(console))
         for finding in in_order(self.findings):
             yield ""
             yield _finding(page, finding)
@@ -114,7 +123,7 @@ def _head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[Rendera
     yield page.item(sign.plain, [page.text(verdict(run, findings), str(sign.style))], str(sign.style))
     if run.stop is not None:
         yield Text(f"GradScope stopped the fit at step {run.stop.step}: {page.visible(run.stop.code)}", style="yellow")
-    yield from _flow(page, [*_loss(page, run), *_norms(run), *_mishaps(run)])
+    yield from _flow(page, [*_loss(page, run), *_depth(page, run), *_norms(run), *_mishaps(run)])
 
 
 def _sign(page: Page, run: Run, findings: Sequence[Finding]) -> Text:
@@ -143,6 +152,20 @@ def _loss(page: Page, run: Run) -> Iterator[Text]:
         line = sparkline(loss, min(16, page.width // 4), page.glyphs.ramp, least_decades=0.25)
         first, last = f"{finite[0]:.3g}", f"{finite[-1]:.3g}"
         yield Text.assemble(("loss ", "dim"), f"{first} {page.glyphs.arrow} {last}  ", (line, "cyan"))
+
+
+def _depth(page: Page, run: Run) -> Iterator[Text]:
+    profile = depth_profile(page, run)
+    if profile is not None:
+        yield profile
+
+
+def _has_colour(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
+
+
+def _column(run: Run, metric: str) -> Metric:
+    return next((column for column in run.columns if column.name == metric), Metric(metric, metric, "value"))
 
 
 def _last_loss(run: Run) -> str:

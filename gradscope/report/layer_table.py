@@ -13,7 +13,7 @@ from gradscope.records import Finding, Floats, Run, Severity
 from gradscope.report.columns import TYPE_RANK, Cell, Column, columns_of, fitting
 from gradscope.report.page import SHORTEST_NAME, STYLES, Page
 from gradscope.report.sparkline import sparkline
-from gradscope.summary import layer_severity
+from gradscope.summary import last_finite, layer_severity
 from gradscope.wording import counted
 
 LONGEST_TYPE = 18
@@ -21,15 +21,23 @@ SHORTEST_HISTORY, LONGEST_HISTORY = 8, 32
 HISTORY_RANK = 1
 GRAD_NORM, HISTORY, TYPE = "grad_norm", "history", "type"
 
+MODEL_ORDER, BY_SEVERITY, BY_NAME = "model", "severity", "name"
+SORTS = (MODEL_ORDER, BY_SEVERITY, BY_NAME)
+"""Orders of the rows: as the layers run, the sick ones first, by the alphabet. The name of any metric is one more: by
+its last value, the largest first."""
 
-def layer_table(page: Page, run: Run, findings: Sequence[Finding], max_layers: int | None) -> Iterator[RenderableType]:
-    """Yield the table of `run`'s layers in model order, then what it left out and what its marks mean.
+
+def layer_table(
+    page: Page, run: Run, findings: Sequence[Finding], max_layers: int | None, sort: str = MODEL_ORDER
+) -> Iterator[RenderableType]:
+    """Yield the table of `run`'s layers, then what it left out and what its marks mean.
 
     Layers that `findings` flag have the sign of the worst severity. With `max_layers` there are at most that many
-    rows: the flagged ones before all others. A run without layers gives a table without rows.
+    rows: the flagged ones before all others. `sort` is one of `SORTS` or the name of a metric; layers that do not have
+    it come last. A run without layers gives a table without rows.
     """
     severities = layer_severity(findings)
-    rows = _rows(run, severities, max_layers)
+    rows = _sorted(run, _rows(run, severities, max_layers), severities, sort)
     layout = _layout(page, run, rows, bool(severities))
     table = layout.empty_table(page)
     for i, row in enumerate(rows):
@@ -47,6 +55,17 @@ def _rows(run: Run, severities: Mapping[str, Severity], max_layers: int | None) 
     """Return the indices of the layers to show, in model order: when there are too many, the flagged ones first."""
     order = sorted(range(len(run.layers)), key=lambda i: -severities.get(run.layers[i].name, 0))
     return sorted(order[:max_layers])
+
+
+def _sorted(run: Run, rows: list[int], severities: Mapping[str, Severity], sort: str) -> list[int]:
+    if sort == MODEL_ORDER:
+        return rows
+    if sort == BY_SEVERITY:
+        return sorted(rows, key=lambda i: -severities.get(run.layers[i].name, 0))
+    if sort == BY_NAME:
+        return sorted(rows, key=lambda i: run.layers[i].name)
+    last = last_finite(run.metric(sort))
+    return sorted(rows, key=lambda i: -last[i] if np.isfinite(last[i]) else np.inf)
 
 
 class Layout(NamedTuple):
