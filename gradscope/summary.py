@@ -91,6 +91,11 @@ def worst_severity(findings: Sequence[Finding]) -> Severity | None:
     return max((finding.severity for finding in findings), default=None)
 
 
+def is_unjudged(run: Run, findings: Sequence[Finding]) -> bool:
+    """Say whether nothing was found in a run too short to tell how it develops."""
+    return not findings and len(run.steps) < run.thresholds.minimum_records
+
+
 def verdict(run: Run, findings: Sequence[Finding]) -> str:
     """Return in one sentence, without its full stop, what is wrong with `run`, or that nothing is.
 
@@ -104,7 +109,7 @@ def verdict(run: Run, findings: Sequence[Finding]) -> str:
     sound = f"no disease found in {counted(len(run.layers), 'layer')} over {counted(len(run.steps), 'record')}"
     if worst is not None:
         return f"{sound}; {counted(len(findings), 'remark')}: {worst.code} {_extent(worst)}"
-    if len(run.steps) < run.thresholds.minimum_records:
+    if is_unjudged(run, findings):
         return f"{sound}, too few to tell how they develop"
     return sound
 

@@ -1,7 +1,8 @@
 """Take the README's pictures from real runs: `python examples/pictures/take.py lightning_logs`.
 
 Needs a Chromium, and `pip install playwright` for its Python binding. `terminal.png` is what `gradscope summary` prints
-of one run, `tensorboard_*.png` are TensorBoard's own dashboards of all runs, from a server on this machine.
+of one run, `tensorboard_*.png` are TensorBoard's own dashboards of all runs, from a server on this machine. With
+`--tab` it is one picture of the GRADSCOPE tab instead: `--tab tab_dead.png runs=relu metric=dead_fraction --dark`.
 """
 
 import argparse
@@ -37,9 +38,18 @@ def main() -> None:
     parser.add_argument("logdir", type=Path)
     parser.add_argument("--run", help="the run that the terminal shows (default: the first)")
     parser.add_argument("--to", type=Path, default=HERE, help="folder of the pictures (default: %(default)s)")
+    parser.add_argument(
+        "--tab", nargs="+", metavar=("FILE", "NAME=VALUE"), help="take the tab alone: what its link says"
+    )
+    parser.add_argument("--dark", action="store_true", help="the tab in the dark")
+    parser.add_argument("--size", default="1280x800", help="of the tab, in pixels (default: %(default)s)")
+    parser.add_argument("--click", action="append", default=[], metavar="SELECTOR", help="what to click on before")
     options = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=BROWSER_FLAGS)
+        if options.tab:
+            tab(browser, options)
+            return
         terminal(browser, options.logdir, options.run, options.to / "terminal.png")
         with tensorboard(options.logdir) as address:
             for name, (fragment, width, height) in DASHBOARDS.items():
@@ -48,6 +58,25 @@ def main() -> None:
                 settle(page)
                 page.screenshot(path=options.to / f"tensorboard_{name}.png")
         browser.close()
+
+
+def tab(browser: Browser, options: argparse.Namespace) -> None:
+    """Take one picture of the tab, of what the link of `options.tab` shows."""
+    name, *parameters = options.tab
+    link = "".join(f"&p.gradscope.{parameter}" for parameter in parameters)
+    width, height = map(int, options.size.split("x"))
+    page = browser.new_page(
+        viewport={"width": width, "height": height}, color_scheme="dark" if options.dark else "light"
+    )
+    with tensorboard(options.logdir) as address:
+        page.goto(f"{address}#gradscope{link}")
+        frame = page.frame_locator("iframe[src*=plugin_entry], iframe").first
+        frame.locator("main[aria-busy=false] .heatmap canvas").first.wait_for()
+        settle(page)
+        for selector in options.click:
+            frame.locator(selector).first.click()
+            page.wait_for_timeout(800)
+        page.screenshot(path=options.to / name)
 
 
 def terminal(browser: Browser, logdir: Path, name: str | None, path: Path) -> None:

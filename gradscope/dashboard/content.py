@@ -10,7 +10,7 @@ import numpy as np
 
 from gradscope.explanations import EXPLANATIONS
 from gradscope.records import Finding, Layer, Metric, Run
-from gradscope.summary import as_json, layer_severity, verdict, worst_severity
+from gradscope.summary import as_json, is_unjudged, layer_severity, verdict, worst_severity
 
 Content = dict[str, Any]
 
@@ -34,10 +34,7 @@ def summary(run: Run, findings: Sequence[Finding]) -> Content:
 
 def severity(run: Run, findings: Sequence[Finding]) -> str:
     """Return the worst severity, ``"sound"``, or ``"unjudged"`` for a run too short to tell."""
-    worst = worst_severity(findings)
-    if worst is not None:
-        return str(worst)
-    return "unjudged" if len(run.steps) < run.thresholds.minimum_records else "sound"
+    return "unjudged" if is_unjudged(run, findings) else str(worst_severity(findings) or "sound")
 
 
 def metric(column: Metric) -> Content:

@@ -32,7 +32,7 @@ from gradscope.report.page import SHORTEST_NAME, STYLES, Page
 from gradscope.report.sparkline import sparkline
 from gradscope.report.terminal_map import terminal_map
 from gradscope.rules.causes import in_order
-from gradscope.summary import verdict, worst_severity
+from gradscope.summary import is_unjudged, verdict, worst_severity
 from gradscope.wording import counted
 
 __all__ = ["Overview", "Report", "Reports"]
@@ -127,9 +127,9 @@ def _head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[Rendera
 
 
 def _sign(page: Page, run: Run, findings: Sequence[Finding]) -> Text:
-    worst = worst_severity(findings)
-    if worst is None and len(run.steps) < run.thresholds.minimum_records:
+    if is_unjudged(run, findings):
         return Text(page.glyphs.unjudged, style="dim")
+    worst = worst_severity(findings)
     return Text(page.glyphs.signs[worst], style=STYLES[worst])
 
 
