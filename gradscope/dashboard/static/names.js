@@ -1,8 +1,9 @@
 // Names of layers and runs: made harmless to look at, shortened, searched, and folded into modules.
 
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/gu;
+// Control characters, marks that turn the direction of a line or have no width, ends of lines, halves of characters.
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
-// What would steer the line (control characters, marks that turn its direction) becomes a sign that can be seen.
+// What would steer the line becomes a sign that can be seen.
 export function visible(name) {
   return name.replace(UNSEEN, '\ufffd');
 }
