@@ -19,8 +19,8 @@ export function shortened(name, width, measure) {
 function elisions(name) {
   const parts = name.split('.');
   if (parts.length < 2) return [];
-  const middle = parts.map((_, i) => i).slice(1, -1).filter((i) => !/^\d+$/.test(parts[i]));
-  return [...middle, 0].map((i) => {
+  const middle = parts.map((_, i) => i).slice(1, -1);
+  return [...middle, 0].filter((i) => !/^\d+$/.test(parts[i])).map((i) => {
     parts[i] = '…';
     return parts.filter((part, k) => k === 0 || part !== '…' || parts[k - 1] !== '…').join('.');
   });
