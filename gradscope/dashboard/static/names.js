@@ -95,7 +95,8 @@ export function isFolded(module, fold) {
 
 // The innermost module of more than one of `layers` that `name` stands in and that could be folded; null if none.
 export function foldable(name, layers, fold) {
-  const inside = (module) => layers.filter((layer) => layer.name.startsWith(`${module}.`)).length;
+  const names = [...new Set(layers.map((layer) => layer.name))]; // of several runs, which share layers
+  const inside = (module) => names.filter((one) => one.startsWith(`${module}.`)).length;
   return modulesOf(name).reverse().find((module) => !isFolded(module, fold) && inside(module) > 1) ?? null;
 }
 
