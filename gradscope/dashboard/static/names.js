@@ -49,16 +49,30 @@ export function clipped(name, letters) {
 // without a wildcard is found anywhere in a name. An empty search finds all.
 export function finder(search) {
   const patterns = search.trim().split(/[\s,]+/).filter((pattern) => pattern && pattern !== '!');
-  const excluded = patterns.filter((pattern) => pattern.startsWith('!')).map((pattern) => glob(pattern.slice(1)));
-  const included = patterns.filter((pattern) => !pattern.startsWith('!')).map(glob);
-  return (name) =>
-    (!included.length || included.some((one) => one.test(name))) && !excluded.some((one) => one.test(name));
+  const excluded = patterns.filter((pattern) => pattern.startsWith('!')).map((pattern) => test(pattern.slice(1)));
+  const included = patterns.filter((pattern) => !pattern.startsWith('!')).map(test);
+  return (name) => (!included.length || included.some((finds) => finds(name))) && !excluded.some((finds) => finds(name));
 }
 
+function test(pattern) {
+  return /[*?]/.test(pattern) ? glob(pattern) : (name) => name.toLowerCase().includes(pattern.toLowerCase());
+}
+
+// A `*` takes as few letters as it can, and one more whenever what follows it does not fit. A regular expression would
+// try all ways in which several of them can share a long name, and halt the page.
 function glob(pattern) {
-  const escaped = pattern.replace(/[.+^${}()|[\]\\]/g, '\\$&');
-  if (!/[*?]/.test(pattern)) return new RegExp(escaped, 'iu');
-  return new RegExp(`^${escaped.replace(/\*+/g, '.*').replace(/\?/g, '.')}$`, 'isu');
+  const wanted = Array.from(pattern.toLowerCase());
+  return (name) => {
+    const letters = Array.from(name.toLowerCase());
+    let [i, k, star, taken] = [0, 0, -1, 0];
+    while (i < letters.length) {
+      if (wanted[k] === '*') [star, taken] = [k++, i];
+      else if (wanted[k] === '?' || wanted[k] === letters[i]) [i, k] = [i + 1, k + 1];
+      else if (star >= 0) [i, k] = [++taken, star + 1];
+      else return false;
+    }
+    return wanted.slice(k).every((one) => one === '*');
+  };
 }
 
 // The modules that a name stands in, the outermost first: `a.b.c` stands in `a` and in `a.b`.
