@@ -62,6 +62,7 @@ def test_letters_stay_as_they_are(name: str, names: Module) -> None:
         ("encoder.blocks.3.conv.weight", 14, "….3.….weight"),
         ("a.bbbb.cccc.d", 6, "a.….d"),
         ("12.conv.inner.weight", 11, "12.….weight"),
+        ("12.conv.inner.weight", 10, "12.…weight"),
         ("a\u202eb", 9, "a\ufffdb"),
         ("abcdefghij", 7, "ab…ghij"),
         ("abcdefghij", 1, "…"),
