@@ -123,7 +123,14 @@ export function colourOf(scale, value) {
   if (value === Infinity) return scale.special.nonFinite;
   if (value === -Infinity) return scale.special.zero;
   const position = (value - scale.low) / (scale.high - scale.low);
-  return scale.packed[Math.min(Math.max(Math.round(position * (STEPS - 1)), 0), STEPS - 1)];
+  return scale.packed[Math.min(Math.max(stepAt(position * (STEPS - 1), value, scale.byContract), 0), STEPS - 1)];
+}
+
+// Beside the edge of a range it is rounded away from it, so that no colour tells inside from outside wrongly.
+function stepAt(exact, value, byContract) {
+  if (!byContract) return Math.round(exact);
+  if (Math.abs(value) <= 1) return STEPS / 2;
+  return value < 0 ? Math.floor(exact) : Math.ceil(exact);
 }
 
 // Where a colour bar is labelled: [{at, text}], `at` from 0 to 1.
