@@ -69,7 +69,7 @@ export function scaleOver(metric, matrices, parts, byContract, dark) {
 
 function limits(metric, finite, middle, byContract, [least, greatest]) {
   if (byContract) {
-    const reach = Math.min(Math.max(Math.abs(least), Math.abs(greatest), LEAST_REACH) || LEAST_REACH, GREATEST_REACH);
+    const reach = Math.min(Math.max(-least, greatest, LEAST_REACH), GREATEST_REACH);
     return {low: -reach, high: reach, cutLow: least < -reach, cutHigh: greatest > reach};
   }
   if (largestIsWorst(metric) || !finite.length) {
