@@ -10,9 +10,10 @@ const [LEAST_REACH, GREATEST_REACH] = [3, 12];
 export const isLogarithmic = (metric) => metric.unit === 'L2 norm' || metric.unit === 'ratio';
 const largestIsWorst = (metric) => metric.unit === 'fraction' || metric.unit === 'flags';
 
-// Kinds of layers whose range is a promise with two sides: a value of theirs is drawn by its distance from it.
+// Kinds of layers whose range is a promise with two sides: a value of theirs is drawn by its distance from it. Without
+// a prototype, so that no kind that a log names is found in one.
 export function contracts(metric) {
-  return metric.unit === 'value' ? metric.healthy ?? {} : {};
+  return {__proto__: null, ...(metric.unit === 'value' ? metric.healthy : {})};
 }
 
 // Says whether all that is measured of `metric` in `matrices` has such a range.
