@@ -33,3 +33,10 @@ def test_every_severity_that_the_server_tells_has_a_sign_of_its_own(severity: Mo
     signs = severity.run("(m) => m.SIGNS")
     assert set(signs) == {*map(str, Severity), "sound", "unjudged"}
     assert len(set(signs.values())) == len(signs)
+
+
+def test_a_layer_is_as_sick_as_findings_say_whatever_its_name(severity: Module) -> None:
+    known = {"a": "critical", "": "warning"}
+    layers = ["a", "", "b", "constructor", "toString", "__proto__"]
+    found = severity.run("(m, layers, known) => layers.map((layer) => m.severityOf(layer, known))", layers, known)
+    assert found == ["critical", "warning", None, None, None, None]
