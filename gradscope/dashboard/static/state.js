@@ -12,6 +12,9 @@ export const INITIAL = {
   finding: null,
 };
 
+// The layer that is the model itself has no name, and no other can have this one.
+const ITSELF = '.';
+
 export class State {
   constructor(changed) {
     this.values = {...INITIAL};
@@ -29,7 +32,7 @@ export function toLink(values) {
   return {
     runs: values.runs.map(encodeURIComponent).join(','),
     metric: values.metric === INITIAL.metric ? '' : values.metric,
-    layer: values.layer ?? '',
+    layer: values.layer === '' ? ITSELF : values.layer ?? '',
     step: values.step === null ? '' : String(values.step),
     zoom: values.zoom ? values.zoom.join('-') : '',
     fold: foldToText(values.fold),
@@ -45,7 +48,7 @@ export function fromLink(link) {
   const zoom = /^(\d{1,15})-(\d{1,15})$/.exec(link.zoom ?? '');
   if (link.runs) values.runs = link.runs.split(',').map(decodedName).slice(0, 100);
   if (link.metric) values.metric = link.metric;
-  if (link.layer) values.layer = link.layer;
+  if (link.layer) values.layer = link.layer === ITSELF ? '' : link.layer;
   if (/^\d{1,15}$/.test(link.step ?? '')) values.step = Number(link.step);
   if (zoom && Number(zoom[1]) < Number(zoom[2])) values.zoom = [Number(zoom[1]), Number(zoom[2])];
   if (link.fold) values.fold = foldFromText(link.fold);
