@@ -30,15 +30,15 @@ export class State {
 
 export function toLink(values) {
   return {
-    runs: values.runs.map(encodeURIComponent).join(','),
-    metric: values.metric === INITIAL.metric ? '' : values.metric,
-    layer: values.layer === '' ? ITSELF : values.layer ?? '',
+    runs: values.runs.map(encodedName).join(','),
+    metric: values.metric === INITIAL.metric ? '' : whole(values.metric),
+    layer: values.layer === '' ? ITSELF : whole(values.layer ?? ''),
     step: values.step === null ? '' : String(values.step),
     zoom: values.zoom ? values.zoom.join('-') : '',
     fold: foldToText(values.fold),
-    search: values.search,
+    search: whole(values.search),
     colours: values.byContract ? '' : 'values',
-    finding: values.finding ?? '',
+    finding: whole(values.finding ?? ''),
   };
 }
 
@@ -59,7 +59,7 @@ export function fromLink(link) {
 }
 
 function foldToText({level, except}) {
-  return level || except.length ? [level, ...except.map(encodeURIComponent)].join(',') : '';
+  return level || except.length ? [level, ...except.map(encodedName)].join(',') : '';
 }
 
 function foldFromText(text) {
@@ -73,4 +73,13 @@ function decodedName(name) {
   } catch {
     return name;
   }
+}
+
+function encodedName(name) {
+  return encodeURIComponent(whole(name));
+}
+
+// An address has no place for half a character, which a folder's name may hold where it is no UTF-8.
+function whole(text) {
+  return text.replace(/\p{Cs}/gu, '\ufffd');
 }
