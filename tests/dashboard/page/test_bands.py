@@ -89,7 +89,8 @@ def test_a_lone_bad_cell_among_two_thousand_layers_is_drawn(bands: Module) -> No
       cells[1234 * 50 + 7] = -5;
       const groups = [Array.from({length: 2400}, (_, i) => i)];
       const rows = m.gatherLayers(cells, 50, groups, 0.5);
-      return Array.from(m.gatherRecords(rows, 50, 1, m.recordsOfPixels(Array.from({length: 50}, (_, i) => i), [0, 50], 5), 0.5));
+      const pixels = m.recordsOfPixels(Array.from({length: 50}, (_, i) => i), [0, 50], 5);
+      return Array.from(m.gatherRecords(rows, 50, 1, pixels, 0.5));
     }"""
     assert bands.run(lone) == [-5, 0, 0, 0, 0]
 

@@ -63,7 +63,12 @@ def test_every_cell_of_every_run_is_that_of_the_run(opened: Opened) -> None:
             assert found["measured"] == np.flatnonzero(~np.isnan(cells).all(axis=0)).tolist()
             assert found["complete"] is True
             assert found["metric"] == next(
-                {"name": c.name, "title": c.title, "unit": c.unit, "healthy": {k: list(v) for k, v in c.healthy.items()}}
+                {
+                    "name": c.name,
+                    "title": c.title,
+                    "unit": c.unit,
+                    "healthy": {k: list(v) for k, v in c.healthy.items()},
+                }
                 for c in COLUMNS
                 if c.name == metric
             )

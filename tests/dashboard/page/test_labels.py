@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ def edges_of(rows: int, bands: int) -> list[int]:
     return [i * rows // bands for i in range(bands + 1)]
 
 
-def written(labels: Module, severities: list[str | None], bands: int, every: int, chosen: int | None = None) -> list[int]:
+def written(
+    labels: Module, severities: list[str | None], bands: int, every: int, chosen: int | None = None
+) -> list[int]:
     given = rows_of(severities), edges_of(len(severities), bands), every, chosen
     return [row["name"] for row in labels.run(LABELLED, *given)]
 
@@ -65,7 +68,7 @@ def test_no_two_names_overlap_and_no_room_is_wasted(seed: int, labels: Module) -
     band_of = {row: band for band in range(bands) for row in range(edges[band], edges[band + 1])}
     taken = sorted(band_of[row] for row in found)
     assert found[0] == chosen
-    assert all(after - before >= every for before, after in zip(taken, taken[1:], strict=False))
+    assert all(after - before >= every for before, after in pairwise(taken))
     gaps = zip([-math.inf, *taken], [*taken, math.inf], strict=True)
     assert all(min(after, bands - 1 + every) - max(before, -every) < 2 * every for before, after in gaps)
     for row, severity in enumerate(severities):  # a sick row is left out only for one that comes before it

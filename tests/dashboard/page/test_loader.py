@@ -40,11 +40,13 @@ WITH_FAKE = """async (m) => {
     listing = runs.map((run) => ({name: run[0], version: run.slice(1)}));
     await loader.list();
   };
-  const matrix = (steps, rest = {}) =>
-    ({steps, layers: [{name: 'l'}], data: Float32Array.from(steps), complete: true, token: `t${steps.length}`, ...rest});
+  const matrix = (steps, rest = {}) => ({
+    steps, layers: [{name: 'l'}], data: Float32Array.from(steps), complete: true, token: `t${steps.length}`, ...rest,
+  });
   const heavy = (token) => ({...matrix([1]), token, data: {byteLength: 200e6}});
   const summary = (...layers) => ({summary: {layers: layers.map((name) => ({name}))}});
   const stepsOf = (run, metric = 'g') => loader.get('matrix', run, metric)?.steps ?? null;
+  const firstLayerOf = (run) => loader.get('summary', run).summary.layers[0].name;
   const wish = (runs, metric = 'g', layer = null) => loader.want({runs, metric, layer});
   BODY
 }"""
@@ -100,10 +102,10 @@ def test_what_came_after_is_put_behind_and_the_old_stays_until_then(play: Callab
       await answer('summary a', summary('old'));
       await list('a2');
       wish(['a']);
-      const between = [waiting(), stepsOf('a'), loader.get('summary', 'a').summary.layers[0].name];
+      const between = [waiting(), stepsOf('a'), firstLayerOf('a')];
       await answer('matrix a g after t2', matrix([3], {appended: true, token: 'next'}));
       await answer('summary a', summary('new'));
-      const after = [stepsOf('a'), Array.from(loader.get('matrix', 'a', 'g').data), loader.get('summary', 'a').summary.layers[0].name];
+      const after = [stepsOf('a'), Array.from(loader.get('matrix', 'a', 'g').data), firstLayerOf('a')];
       await list('a3');
       wish(['a']);
       const last = waiting();
@@ -257,7 +259,8 @@ def test_a_verdict_in_use_outlives_the_metrics_looked_at(play: Callable[[str], A
         wish(['a'], metric);
         await answer(`matrix a ${metric} quick`, heavy('t'));
       }
-      return [loader.get('summary', 'a') !== null, ['g', 'h', 'k', 'n'].filter((metric) => stepsOf('a', metric)), waiting()];
+      const kept = ['g', 'h', 'k', 'n'].filter((metric) => stepsOf('a', metric));
+      return [loader.get('summary', 'a') !== null, kept, waiting()];
     """) == [True, ["n"], []]
 
 

@@ -5,6 +5,7 @@ import math
 import random
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_marks_of_any_range_are_few_even_and_inside(numbers: Module) -> None:
         room = 1e-6 * (high - low)
         assert len(marks) <= count + 1, (low, high, count)
         assert all(low - room <= mark <= high + room for mark in marks), (low, high, count)
-        gaps = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+        gaps = [after - before for before, after in pairwise(marks)]
         assert gaps == pytest.approx([gaps[0]] * len(gaps) if gaps else [], rel=1e-2), (low, high, count)
         assert count < 3 or len(marks) >= 1, (low, high, count)
 

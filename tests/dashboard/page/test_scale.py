@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gradscope import heatmap
@@ -142,13 +143,14 @@ def python_cells(metric: Metric, cells: Floats) -> heatmap.Values:
 
 def noisy(seed: int, metric: Metric, shape: tuple[int, int] = (40, 9)) -> Floats:
     rng = np.random.default_rng(seed)
-    cells = {
-        "L2 norm": lambda: 10 ** rng.normal(-2, 1 + seed % 3, shape),
-        "ratio": lambda: 10 ** rng.normal(-3, 0.3, shape),
-        "value": lambda: rng.normal(0.3, 0.2, shape),
-        "fraction": lambda: rng.random(shape),
-        "flags": lambda: rng.integers(0, 8, shape),
-    }[metric.unit]().astype(np.float32)
+    values: dict[str, npt.NDArray[Any]] = {
+        "L2 norm": 10 ** rng.normal(-2, 1 + seed % 3, shape),
+        "ratio": 10 ** rng.normal(-3, 0.3, shape),
+        "value": rng.normal(0.3, 0.2, shape),
+        "fraction": rng.random(shape),
+        "flags": rng.integers(0, 8, shape),
+    }
+    cells = values[metric.unit].astype(np.float32)
     for odd in (math.nan, math.inf, 0.0):
         cells[rng.random(shape) < 0.05] = odd
     return cells

@@ -13,8 +13,8 @@ from tests.dashboard.modules import Module
 pytestmark = pytest.mark.slow
 
 HOSTILE = [
-    "a,b", "a&b=c", "100%", "%41", "%", "#top", "p.gradscope.runs", "\U0001f525 \u05d0\u202e\u200f", "a/b\\c", "+ +", "'\"<b>",
-    "a\nb\x00", "ünï", "-", "null", "__proto__", ".", "0-5",
+    "a,b", "a&b=c", "100%", "%41", "%", "#top", "p.gradscope.runs", "\U0001f525 \u05d0\u202e\u200f",
+    "a/b\\c", "+ +", "'\"<b>", "a\nb\x00", "ünï", "-", "null", "__proto__", ".", "0-5",
 ]  # fmt: skip
 
 ROUND_TRIP = """async (m, values) => {
@@ -48,7 +48,11 @@ def some_state(rng: random.Random) -> dict[str, Any]:
 def test_an_address_brings_back_what_was_looked_at(state: Module) -> None:
     rng = random.Random(0)
     given = [some_state(rng) for _ in range(150)]
-    one_by_one = f"async (m, given) => {{const all = []; for (const one of given) all.push(await ({ROUND_TRIP})(m, one)); return all;}}"
+    one_by_one = f"""async (m, given) => {{
+      const found = [];
+      for (const values of given) found.push(await ({ROUND_TRIP})(m, values));
+      return found;
+    }}"""
     assert state.run(one_by_one, given) == given
 
 
@@ -106,7 +110,9 @@ MANGLED = [
 
 
 @pytest.mark.parametrize(("link", "values"), MANGLED, ids=[json.dumps(link)[:40] for link, _ in MANGLED])
-def test_of_a_mangled_link_what_can_be_read_is_read(link: dict[str, str], values: dict[str, Any], state: Module) -> None:
+def test_of_a_mangled_link_what_can_be_read_is_read(
+    link: dict[str, str], values: dict[str, Any], state: Module
+) -> None:
     assert state.call("fromLink", link) == values
 
 
