@@ -114,9 +114,29 @@ def test_each_pixel_has_the_records_of_its_steps(seed: int, bands: Module) -> No
         assert list(range(start, stop)) == on_pixel(steps, left, right), (x, left, right)
 
 
+def test_before_the_first_record_and_behind_the_last_there_is_none(bands: Module) -> None:
+    assert bands.run(RECORDS_OF_PIXELS, [10, 20], [0, 40], 4) == [0, 0, 0, 1, 1, 2, 0, 0]
+    assert bands.run(RECORDS_OF_PIXELS, [10, 20], [0, 20], 1) == [0, 1]
+
+
 def test_no_record_of_the_run_is_left_out(bands: Module) -> None:
     steps = [0, 1, 2, 3, 500, 501, 1000]
     assert bands.call("endOf", steps) == 1499
     assert bands.call("endOf", [7]) == 8
     found = bands.run(RECORDS_OF_PIXELS, steps, [0, 1499], 10)
     assert {i for x in range(10) for i in range(found[2 * x], found[2 * x + 1])} == set(range(7))
+
+
+@pytest.mark.parametrize("centre", [-1.0, 0.0, 0.7])
+def test_one_cell_is_worse_than_another_as_they_are_drawn(centre: float, bands: Module) -> None:
+    """What the pointer tells of a pixel is the cell that is drawn there."""
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        cells = cells_of(rng, 4, 5).ravel().tolist()
+        found = bands.run(
+            "(m, cells, centre) => cells.reduce((worst, one) => (m.isWorse(one, worst, centre) ? one : worst))",
+            cells,
+            centre,
+        )
+        np.testing.assert_array_equal(found, worst(cells, centre))
+    assert not bands.call("isWorse", 0.5, 0.5, centre)
