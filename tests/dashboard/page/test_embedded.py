@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from gradscope.cells import measured_cells
 from gradscope.dashboard.html_report import html_report
@@ -107,3 +107,14 @@ def test_runs_are_found_by_any_name(name: str, opened: Opened) -> None:
     assert [run["name"] for run in embedded.run(ASK, "runs")] == [name, "other"]
     assert embedded.run(ASK, "summary", name)["summary"]["records"] == 40
     assert embedded.run(MATRIX, name, "grad_norm")["measured"] == [0, 2, 4]
+
+
+def test_where_nothing_is_drawn_there_is_nothing_to_save(opened: Opened) -> None:
+    page = opened({}).page
+    expect(page.get_by_role("button", name="Save CSV")).to_be_disabled()
+    expect(page.get_by_role("button", name="Save PNG")).to_be_disabled()
+    page = opened({"sound": sound_run()}).page
+    expect(page.get_by_role("button", name="Save CSV")).to_be_enabled()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save CSV").click()
+    assert len(Path(download.value.path()).read_text(encoding="utf-8").splitlines()) == 1 + 3
