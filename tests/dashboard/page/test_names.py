@@ -4,6 +4,7 @@ import random
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -106,6 +107,17 @@ def test_patterns_find_what_they_choose_in_python(search: str, names: Module) ->
     literal = tuple(pattern.replace("[", "[[]") for pattern in patterns)  # a search knows no sets of letters
     expected = [name for name in NAMES if NamePatterns(literal)(name)]
     assert names.run("(m, search, all) => all.filter(m.finder(search))", search, NAMES) == expected
+
+
+def test_wildcards_are_those_of_a_shell(names: Module) -> None:
+    rng = random.Random(5)
+    patterns = ["".join(rng.choices("ab.*?", k=rng.randint(0, 7))) + "*" for _ in range(3000)]
+    cases = [(pattern, "".join(rng.choices("ab.", k=rng.randint(0, 9)))) for pattern in patterns]
+    cases += [(pattern[:-1] + "b", name + "b") for pattern, name in cases]
+    cases = [(pattern, name) for pattern, name in cases if set(pattern) & {"*", "?"}]
+    found = names.run("(m, cases) => cases.map(([pattern, name]) => m.finder(pattern)(name))", cases)
+    assert found == [fnmatchcase(name, pattern) for pattern, name in cases]
+    assert 500 < sum(found) < len(found) - 500
 
 
 @pytest.mark.parametrize(

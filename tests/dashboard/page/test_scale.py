@@ -183,6 +183,27 @@ def test_an_outlier_is_cut_and_does_not_squeeze_the_others(scale: Module) -> Non
     assert (found["cutLow"], found["cutHigh"]) == (True, True)
 
 
+def test_an_outlier_on_a_linear_scale_is_cut_at_ten_times_the_middle_half(scale: Module) -> None:
+    found = scale_over(scale, UNHEALTHY, floats([[*np.linspace(0, 1, 101), 1e6]]))
+    assert (found["low"], found["high"]) == pytest.approx((0, 0.5 + 10 * 0.5))
+    assert (found["cutLow"], found["cutHigh"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "centre"),
+    [
+        ("grad_norm", [1e-4, 1e-2, 1e3, 0, math.inf, math.nan], -2),
+        ("act_mean", [0.1, 0.2, 0.9], 0.2),
+        ("zero_fraction", [0.1, 0.2, 0.9], -1),
+        ("nonfinite", [0, 0, 4], -1),
+    ],
+)
+def test_worst_is_far_from_the_median_or_just_large(
+    name: str, cells: list[float], centre: float, scale: Module
+) -> None:
+    assert scale_over(scale, METRICS[name], floats([cells]))["centre"] == pytest.approx(centre)
+
+
 def test_what_hardly_varies_looks_calm(scale: Module) -> None:
     found = scale_over(scale, METRICS["grad_norm"], floats([[0.9, 1.1], [1.0, 1.05]]))
     assert found["high"] - found["low"] == pytest.approx(3)
