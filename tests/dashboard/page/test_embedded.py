@@ -86,6 +86,16 @@ def test_one_layer_has_the_metrics_that_were_measured_of_it(opened: Opened) -> N
             np.testing.assert_allclose(floats(values), expected[metric], rtol=2**-13)
 
 
+def test_a_matrix_is_unpacked_once_and_each_run_has_its_own(opened: Opened) -> None:
+    embedded = opened({"sick": sick_run(), "sound": sound_run()})
+    again = """async (m) => {
+      const data = new m.Embedded(JSON.parse(document.getElementById('gradscope-data').textContent));
+      const [sick, sound] = [await data.matrix('sick', 'grad_norm'), await data.matrix('sound', 'grad_norm')];
+      return [sick.run, sound.run, sick === (await data.matrix('sick', 'grad_norm'))];
+    }"""
+    assert embedded.run(again) == ["sick", "sound", True]
+
+
 def test_a_metric_that_no_layer_has_is_absent_everywhere(opened: Opened) -> None:
     embedded = opened({"sound": sound_run()})
     found = embedded.run(MATRIX, "sound", "dead_fraction")

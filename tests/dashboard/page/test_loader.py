@@ -70,16 +70,16 @@ def test_a_quick_picture_first_then_all_records(play: Callable[[str], Any]) -> N
     """) == [["matrix a g quick"], [0, 9], ["matrix a g", "summary a"], [0, 5, 9], ["summary a"], True]
 
 
-def test_no_verdict_is_asked_for_before_the_first_pictures(play: Callable[[str], Any]) -> None:
+def test_neither_verdicts_nor_more_records_are_asked_for_before_the_first_pictures(play: Callable[[str], Any]) -> None:
     assert play("""
       await list('a1', 'b1', 'c1');
       wish(['b', 'a', 'unknown']);
       const first = waiting();
-      await answer('matrix a g quick', matrix([1]));
+      await answer('matrix a g quick', matrix([1], {complete: false}));
       const between = waiting();
       await answer('matrix b g quick', matrix([1]));
       return [first, between, waiting()];
-    """) == [["matrix a g quick", "matrix b g quick"], ["matrix b g quick"], ["summary a", "summary b"]]
+    """) == [["matrix a g quick", "matrix b g quick"], ["matrix b g quick"], ["matrix a g", "summary a", "summary b"]]
 
 
 def test_nothing_is_fetched_again_while_the_run_stays_as_it_is(play: Callable[[str], Any]) -> None:
