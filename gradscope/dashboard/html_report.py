@@ -114,11 +114,13 @@ def _packed(values: Floats) -> Content:
 
 
 def _rounded(values: Floats) -> Floats:
-    """Return `values` rounded to `_MANTISSA_BITS`, which packs to half; NaN and infinities stay."""
+    """Return `values` rounded to `_MANTISSA_BITS`, which packs to half; NaN, infinities and the very smallest stay."""
     bits = np.ascontiguousarray(values, dtype="<f4").view(np.uint32)
     unit = np.uint32(1 << (23 - _MANTISSA_BITS))
     rounded = ((bits + unit // 2) & ~(unit - 1)).view("<f4")
-    kept: Floats = np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
+    # Subnormal numbers have fewer bits than that: rounded they would become zeros, which mean something else.
+    usual = np.isfinite(rounded) & (np.abs(values) >= np.finfo(np.float32).tiny)
+    kept: Floats = np.where(usual, rounded, values)
     return kept
 
 

@@ -58,6 +58,7 @@ def test_numbers_that_are_none_and_extremes_survive() -> None:
     np.testing.assert_array_equal(np.isinf(found), np.isinf(cells))
     assert found[1, 0] == greatest
     assert found[0, 0] == found[1, 1] == 0
+    assert found[2, 0] == cells[2, 0] > 0
 
 
 def test_the_verdict_is_that_of_the_rules() -> None:

@@ -140,7 +140,7 @@ export class App {
     const matrices = runs.filter((run) => run.matrix).map((run) => run.matrix);
     this.say(runs);
     this.bar.update({runs: this.loader.runs ?? [], state: values, metrics, layers: matrices[0]?.layers ?? [],
-      contract: matrices.length > 0 && hasContract(matrices[0].metric, matrices)});
+      contract: matrices.length > 0 && hasContract(matrices[0].metric, matrices), isDrawn: matrices.length > 0});
     this.content.hidden = !runs.length;
     if (!runs.length) return;
     const loaded = this.kept('loaded', runs, ({summary, error, colour}) => [summary, error, colour]);

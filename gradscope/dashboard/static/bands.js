@@ -8,6 +8,13 @@ function worst(low, high, centre) {
   return high - centre >= centre - low ? high : low;
 }
 
+// Says the same of two cells: of those equally far away the greater is worse, so that a NaN wins over an exact zero.
+export function isWorse(value, than, centre) {
+  if (Number.isNaN(value) || Number.isNaN(than)) return Number.isNaN(than) && !Number.isNaN(value);
+  const [far, other] = [Math.abs(value - centre), Math.abs(than - centre)];
+  return far > other || (far === other && value > than);
+}
+
 // Layers to bands: `groups` holds the layers of each band, `cells` is float32[L × records].
 // Returns float32[bands × records].
 export function gatherLayers(cells, records, groups, centre) {

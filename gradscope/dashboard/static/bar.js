@@ -22,15 +22,15 @@ export class Bar {
     this.coloursLabel = labelled('Colours', this.colours);
     this.whole = element('button', {type: 'button', onclick: () => actions.set({zoom: null})}, 'Whole run');
     this.copied = element('span', {className: 'faint', role: 'status'});
+    this.savers = [element('button', {type: 'button', onclick: actions.picture}, 'Save PNG'),
+      element('button', {type: 'button', onclick: actions.numbers}, 'Save CSV')];
     this.node = element('div', {className: 'bar'}, this.chooser.node, labelled('Metric', this.metric),
       labelled('Rows', this.fold), labelled('Layers', this.search), this.coloursLabel, this.whole,
       element('span', {className: 'actions'}, this.copied,
-        element('button', {type: 'button', onclick: () => this.copy()}, 'Copy link'),
-        element('button', {type: 'button', onclick: actions.picture}, 'Save PNG'),
-        element('button', {type: 'button', onclick: actions.numbers}, 'Save CSV')));
+        element('button', {type: 'button', onclick: () => this.copy()}, 'Copy link'), ...this.savers));
   }
 
-  update({runs, state, metrics, layers, contract}) {
+  update({runs, state, metrics, layers, contract, isDrawn}) {
     this.chooser.update(runs, state.runs);
     options(this.metric, metrics.map(({name, title}) => [name, visible(title)]), state.metric);
     const levels = Math.min(deepest(layers), MOST_LEVELS);
@@ -40,6 +40,7 @@ export class Bar {
     this.coloursLabel.hidden = !contract;
     this.colours.value = state.byContract ? 'bounds' : 'values';
     this.whole.hidden = !state.zoom;
+    for (const button of this.savers) button.disabled = !isDrawn;
   }
 
   async copy() {

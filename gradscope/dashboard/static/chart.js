@@ -140,8 +140,8 @@ export class LineChart {
           if (xs[i] >= first && xs[i] <= end) marks.push(...this.odd(xs[i], ys[i]));
           continue;
         }
-        const alone = !isDown && !Number.isFinite(this.shown(ys[i + 1] ?? NaN));
-        path += `${isDown ? 'L' : 'M'}${this.x(xs[i]).toFixed(1)},${this.y(shown).toFixed(1)}${alone ? 'h0.01' : ''}`;
+        const goesOn = xs[i + 1] <= end && Number.isFinite(this.shown(ys[i + 1]));
+        path += `${isDown ? 'L' : 'M'}${this.x(xs[i]).toFixed(1)},${this.y(shown).toFixed(1)}${isDown || goesOn ? '' : 'h0.01'}`;
         isDown = true;
       }
       return [svg('path', {class: `line ${className}`, d: path}), ...marks];

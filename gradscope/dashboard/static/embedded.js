@@ -3,7 +3,7 @@
 import {App} from './app.js';
 import {matrixOf} from './source.js';
 
-class Embedded {
+export class Embedded {
   constructor(content) {
     this.isLive = false;
     this.content = content;

@@ -1,6 +1,6 @@
 // The heat map of one run: layers downwards in model order, steps to the right.
 
-import {endOf, gatherLayers, gatherRecords, recordsOfPixels} from './bands.js';
+import {endOf, gatherLayers, gatherRecords, isWorse, recordsOfPixels} from './bands.js';
 import {element} from './dom.js';
 import {KEYS, listen} from './gestures.js';
 import {labelled} from './labels.js';
@@ -294,10 +294,10 @@ export class HeatMap {
   }
 
   worstRecord(row, start, stop) {
-    let [worst, record] = [-1, start];
+    let [worst, record] = [NaN, start];
     for (let s = start; s < stop; s++) {
-      const {badness} = this.cellAt(row, s);
-      if (badness > worst) [worst, record] = [badness, s];
+      const {drawn} = this.cellAt(row, s);
+      if (isWorse(drawn, worst, this.view.scale.centre)) [worst, record] = [drawn, s];
     }
     return record;
   }
@@ -306,11 +306,11 @@ export class HeatMap {
   cellAt(row, record) {
     const {matrix, cells, scale} = this.view;
     const layers = this.layersIn(this.bandOf(row));
-    const badness = (i) => Math.abs(cells[i * matrix.steps.length + record] - scale.centre);
+    const drawn = (i) => cells[i * matrix.steps.length + record];
     let worst = layers[0];
-    for (const i of layers) if (badness(i) > badness(worst) || Number.isNaN(badness(worst))) worst = i;
+    for (const i of layers) if (isWorse(drawn(i), drawn(worst), scale.centre)) worst = i;
     return {
-      layer: matrix.layers[worst], shared: layers.length, step: matrix.steps[record], badness: badness(worst),
+      layer: matrix.layers[worst], shared: layers.length, step: matrix.steps[record], drawn: drawn(worst),
       value: matrix.data[record * matrix.layers.length + worst],
     };
   }

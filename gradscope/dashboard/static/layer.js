@@ -5,7 +5,7 @@ import {element} from './dom.js';
 import {clipped, visible} from './names.js';
 import {losses, number} from './numbers.js';
 import {isLogarithmic} from './scale.js';
-import {SIGNS} from './severity.js';
+import {SIGNS, severityOf} from './severity.js';
 
 const TOGETHER = {grad_norm_clipped: 'grad_norm'};
 const HEIGHT = 96;
@@ -54,7 +54,7 @@ export class LayerPanel {
       return waiting ? 'Loading…' : 'None of the runs shown has a layer of this name.';
     }
     const [{series: {layer: {type, kind}}}] = there;
-    const hit = there.map((run) => run.summary?.layer_severity[layer]).find(Boolean);
+    const hit = there.map((run) => severityOf(layer, run.summary?.layer_severity ?? {})).find(Boolean);
     return `${visible(type)}, ${visible(kind).replaceAll('_', ' ')}${hit ? ` · ${SIGNS[hit]} named by a finding (${hit})` : ''}`;
   }
 
@@ -105,7 +105,8 @@ function line(run, runs, metrics, name, part) {
 
 // The stated range of this kind of layer, and the bounds that the rules judge by and that are named after the metric.
 function thresholds(metric, runs) {
-  const band = metric.healthy?.[runs[0].series.layer.kind] ?? null;
+  const {kind} = runs[0].series.layer;
+  const band = Object.hasOwn(metric.healthy ?? {}, kind) ? metric.healthy[kind] : null;
   const judged = Object.entries(runs[0].summary?.thresholds ?? {});
   const lines = judged
     .filter(([name, value]) => typeof value === 'number' && [metric.name, `${metric.name}_high`, `${metric.name}_low`].includes(name))

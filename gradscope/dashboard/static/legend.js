@@ -29,7 +29,7 @@ export class Legend {
 export function specials(scale, dark) {
   return [
     {colour: NON_FINITE, text: 'NaN or infinite'},
-    ...(scale.logarithmic ? [{colour: EXACT_ZERO, text: 'exactly zero'}] : []),
+    ...(scale.logarithmic || scale.range?.[0] > 0 ? [{colour: EXACT_ZERO, text: 'exactly zero'}] : []),
     {colour: notMeasured(dark), text: 'not measured'},
   ];
 }

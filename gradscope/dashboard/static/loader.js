@@ -31,7 +31,11 @@ export class Loader {
 
   // Asks for what is not there yet, or no longer as the run is; nothing that is there goes before its successor comes.
   want({runs, metric, layer}) {
-    Object.assign(this, {wish: {runs, metric, layer}, wanted: new Set()});
+    this.wish = {runs, metric, layer};
+    // All of it from the start, and not what is fetched now: else what is too large to be kept would go for one
+    // another, and be fetched in turns for ever.
+    const wanted = runs.flatMap((name) => [['matrix', name, metric], ['summary', name], ['layer', name, layer]]);
+    this.wanted = new Set(wanted.map((what) => JSON.stringify(what)));
     const listed = runs.map((name) => this.runs?.find((run) => run.name === name)).filter(Boolean);
     // The first pictures are not kept waiting: neither for all the records, nor for a verdict, which takes all metrics.
     const missing = listed.filter((run) => !this.has('matrix', run.name, metric));
@@ -70,7 +74,6 @@ export class Loader {
   async fetch(run, what, load) {
     const key = JSON.stringify(what);
     const entry = this.held.get(key) ?? {value: null, version: null, error: null, isPending: false};
-    this.wanted.add(key);
     this.held.set(key, entry);
     if (entry.isPending || (entry.version === run.version && !entry.isPartial)) return;
     entry.isPending = true;

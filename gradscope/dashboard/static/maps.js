@@ -6,7 +6,7 @@ import {HeatMap} from './heatmap.js';
 import {Legend} from './legend.js';
 import {finder, rowsOf} from './names.js';
 import {drawn, hasContract, scaleOver} from './scale.js';
-import {worst} from './severity.js';
+import {severityOf, worst} from './severity.js';
 
 export class Maps {
   constructor(actions) {
@@ -97,5 +97,5 @@ function rows(run, fold, search) {
   const {layers, measured} = run.matrix;
   const found = finder(search);
   return rowsOf(layers, measured.filter((i) => found(layers[i].name)), fold)
-    .map((row) => ({...row, severity: worst(row.layers.map((i) => run.severities[layers[i].name]))}));
+    .map((row) => ({...row, severity: worst(row.layers.map((i) => severityOf(layers[i].name, run.severities)))}));
 }

@@ -1,8 +1,9 @@
 // Names of layers and runs: made harmless to look at, shortened, searched, and folded into modules.
 
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/gu;
+// Control characters, marks that turn the direction of a line or have no width, ends of lines, halves of characters.
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
-// What would steer the line (control characters, marks that turn its direction) becomes a sign that can be seen.
+// What would steer the line becomes a sign that can be seen.
 export function visible(name) {
   return name.replace(UNSEEN, '\ufffd');
 }
@@ -18,8 +19,8 @@ export function shortened(name, width, measure) {
 function elisions(name) {
   const parts = name.split('.');
   if (parts.length < 2) return [];
-  const middle = parts.map((_, i) => i).slice(1, -1).filter((i) => !/^\d+$/.test(parts[i]));
-  return [...middle, 0].map((i) => {
+  const middle = parts.map((_, i) => i).slice(1, -1);
+  return [...middle, 0].filter((i) => !/^\d+$/.test(parts[i])).map((i) => {
     parts[i] = '…';
     return parts.filter((part, k) => k === 0 || part !== '…' || parts[k - 1] !== '…').join('.');
   });
@@ -48,16 +49,30 @@ export function clipped(name, letters) {
 // without a wildcard is found anywhere in a name. An empty search finds all.
 export function finder(search) {
   const patterns = search.trim().split(/[\s,]+/).filter((pattern) => pattern && pattern !== '!');
-  const excluded = patterns.filter((pattern) => pattern.startsWith('!')).map((pattern) => glob(pattern.slice(1)));
-  const included = patterns.filter((pattern) => !pattern.startsWith('!')).map(glob);
-  return (name) =>
-    (!included.length || included.some((one) => one.test(name))) && !excluded.some((one) => one.test(name));
+  const excluded = patterns.filter((pattern) => pattern.startsWith('!')).map((pattern) => test(pattern.slice(1)));
+  const included = patterns.filter((pattern) => !pattern.startsWith('!')).map(test);
+  return (name) => (!included.length || included.some((finds) => finds(name))) && !excluded.some((finds) => finds(name));
 }
 
+function test(pattern) {
+  return /[*?]/.test(pattern) ? glob(pattern) : (name) => name.toLowerCase().includes(pattern.toLowerCase());
+}
+
+// A `*` takes as few letters as it can, and one more whenever what follows it does not fit. A regular expression would
+// try all ways in which several of them can share a long name, and halt the page.
 function glob(pattern) {
-  const escaped = pattern.replace(/[.+^${}()|[\]\\]/g, '\\$&');
-  if (!/[*?]/.test(pattern)) return new RegExp(escaped, 'iu');
-  return new RegExp(`^${escaped.replace(/\*+/g, '.*').replace(/\?/g, '.')}$`, 'isu');
+  const wanted = Array.from(pattern.toLowerCase());
+  return (name) => {
+    const letters = Array.from(name.toLowerCase());
+    let [i, k, star, taken] = [0, 0, -1, 0];
+    while (i < letters.length) {
+      if (wanted[k] === '*') [star, taken] = [k++, i];
+      else if (wanted[k] === '?' || wanted[k] === letters[i]) [i, k] = [i + 1, k + 1];
+      else if (star >= 0) [i, k] = [++taken, star + 1];
+      else return false;
+    }
+    return wanted.slice(k).every((one) => one === '*');
+  };
 }
 
 // The modules that a name stands in, the outermost first: `a.b.c` stands in `a` and in `a.b`.
@@ -94,7 +109,8 @@ export function isFolded(module, fold) {
 
 // The innermost module of more than one of `layers` that `name` stands in and that could be folded; null if none.
 export function foldable(name, layers, fold) {
-  const inside = (module) => layers.filter((layer) => layer.name.startsWith(`${module}.`)).length;
+  const names = [...new Set(layers.map((layer) => layer.name))]; // of several runs, which share layers
+  const inside = (module) => names.filter((one) => one.startsWith(`${module}.`)).length;
   return modulesOf(name).reverse().find((module) => !isFolded(module, fold) && inside(module) > 1) ?? null;
 }
 

@@ -70,7 +70,7 @@ function written(value) {
 
 // A spreadsheet would run a name that begins like a formula.
 function quoted(value) {
-  const safe = /^[=+\-@\t\r]/.test(String(value)) && typeof value === 'string' ? `'${value}` : String(value);
+  const safe = /^[=+\-@＝＋－＠\t\r\n]/.test(String(value)) && typeof value === 'string' ? `'${value}` : String(value);
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 

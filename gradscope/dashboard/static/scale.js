@@ -10,9 +10,10 @@ const [LEAST_REACH, GREATEST_REACH] = [3, 12];
 export const isLogarithmic = (metric) => metric.unit === 'L2 norm' || metric.unit === 'ratio';
 const largestIsWorst = (metric) => metric.unit === 'fraction' || metric.unit === 'flags';
 
-// Kinds of layers whose range is a promise with two sides: a value of theirs is drawn by its distance from it.
+// Kinds of layers whose range is a promise with two sides: a value of theirs is drawn by its distance from it. Without
+// a prototype, so that no kind that a log names is found in one.
 export function contracts(metric) {
-  return metric.unit === 'value' ? metric.healthy ?? {} : {};
+  return {__proto__: null, ...(metric.unit === 'value' ? metric.healthy : {})};
 }
 
 // Says whether all that is measured of `metric` in `matrices` has such a range.
@@ -69,7 +70,7 @@ export function scaleOver(metric, matrices, parts, byContract, dark) {
 
 function limits(metric, finite, middle, byContract, [least, greatest]) {
   if (byContract) {
-    const reach = Math.min(Math.max(Math.abs(least), Math.abs(greatest), LEAST_REACH) || LEAST_REACH, GREATEST_REACH);
+    const reach = Math.min(Math.max(-least, greatest, LEAST_REACH), GREATEST_REACH);
     return {low: -reach, high: reach, cutLow: least < -reach, cutHigh: greatest > reach};
   }
   if (largestIsWorst(metric) || !finite.length) {
@@ -123,7 +124,14 @@ export function colourOf(scale, value) {
   if (value === Infinity) return scale.special.nonFinite;
   if (value === -Infinity) return scale.special.zero;
   const position = (value - scale.low) / (scale.high - scale.low);
-  return scale.packed[Math.min(Math.max(Math.round(position * (STEPS - 1)), 0), STEPS - 1)];
+  return scale.packed[Math.min(Math.max(stepAt(position * (STEPS - 1), value, scale.byContract), 0), STEPS - 1)];
+}
+
+// Beside the edge of a range it is rounded away from it, so that no colour tells inside from outside wrongly.
+function stepAt(exact, value, byContract) {
+  if (!byContract) return Math.round(exact);
+  if (Math.abs(value) <= 1) return STEPS / 2;
+  return value < 0 ? Math.floor(exact) : Math.ceil(exact);
 }
 
 // Where a colour bar is labelled: [{at, text}], `at` from 0 to 1.

@@ -69,9 +69,6 @@ async function get(path, parameters) {
 }
 
 async function explanation(response) {
-  try {
-    return (await response.json()).error;
-  } catch {
-    return `TensorBoard answered with status ${response.status}; its own output may say why.`;
-  }
+  const answer = await response.json().catch(() => null);
+  return answer?.error ?? `TensorBoard answered with status ${response.status}; its own output may say why.`;
 }

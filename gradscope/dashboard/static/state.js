@@ -12,6 +12,9 @@ export const INITIAL = {
   finding: null,
 };
 
+// The layer that is the model itself has no name, and no other can have this one.
+const ITSELF = '.';
+
 export class State {
   constructor(changed) {
     this.values = {...INITIAL};
@@ -27,15 +30,15 @@ export class State {
 
 export function toLink(values) {
   return {
-    runs: values.runs.map(encodeURIComponent).join(','),
-    metric: values.metric === INITIAL.metric ? '' : values.metric,
-    layer: values.layer ?? '',
+    runs: values.runs.map(encodedName).join(','),
+    metric: values.metric === INITIAL.metric ? '' : whole(values.metric),
+    layer: values.layer === '' ? ITSELF : whole(values.layer ?? ''),
     step: values.step === null ? '' : String(values.step),
     zoom: values.zoom ? values.zoom.join('-') : '',
     fold: foldToText(values.fold),
-    search: values.search,
+    search: whole(values.search),
     colours: values.byContract ? '' : 'values',
-    finding: values.finding ?? '',
+    finding: whole(values.finding ?? ''),
   };
 }
 
@@ -45,7 +48,7 @@ export function fromLink(link) {
   const zoom = /^(\d{1,15})-(\d{1,15})$/.exec(link.zoom ?? '');
   if (link.runs) values.runs = link.runs.split(',').map(decodedName).slice(0, 100);
   if (link.metric) values.metric = link.metric;
-  if (link.layer) values.layer = link.layer;
+  if (link.layer) values.layer = link.layer === ITSELF ? '' : link.layer;
   if (/^\d{1,15}$/.test(link.step ?? '')) values.step = Number(link.step);
   if (zoom && Number(zoom[1]) < Number(zoom[2])) values.zoom = [Number(zoom[1]), Number(zoom[2])];
   if (link.fold) values.fold = foldFromText(link.fold);
@@ -56,7 +59,7 @@ export function fromLink(link) {
 }
 
 function foldToText({level, except}) {
-  return level || except.length ? [level, ...except.map(encodeURIComponent)].join(',') : '';
+  return level || except.length ? [level, ...except.map(encodedName)].join(',') : '';
 }
 
 function foldFromText(text) {
@@ -70,4 +73,13 @@ function decodedName(name) {
   } catch {
     return name;
   }
+}
+
+function encodedName(name) {
+  return encodeURIComponent(whole(name));
+}
+
+// An address has no place for half a character, which a folder's name may hold where it is no UTF-8.
+function whole(text) {
+  return text.replace(/\p{Cs}/gu, '\ufffd');
 }

@@ -3,7 +3,7 @@
 import {element, hideTooltip, showTooltip} from './dom.js';
 import {clipped} from './names.js';
 import {counted} from './numbers.js';
-import {SIGNS, worst} from './severity.js';
+import {SIGNS, severityOf, worst} from './severity.js';
 
 const [HEIGHT, LEAST_WIDTH] = [26, 2];
 
@@ -17,7 +17,7 @@ export class HealthStrip {
   }
 
   update(layers, severities) {
-    this.layers = layers.map((layer) => ({name: layer.name, severity: severities[layer.name] ?? null}));
+    this.layers = layers.map((layer) => ({name: layer.name, severity: severityOf(layer.name, severities)}));
     const sick = this.layers.filter((layer) => layer.severity);
     this.canvas.setAttribute('aria-label', `${sick.length} of ${counted(layers.length, 'layer')} named by findings` +
       (sick.length ? `: ${sick.slice(0, 20).map((layer) => clipped(layer.name, 60)).join(', ')}` : ''));
