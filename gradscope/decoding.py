@@ -109,14 +109,15 @@ class Decoder:
         if metrics or totals is not None:
             self.records.append(Record(step, wall_time, self._layers, metrics, totals or {}))
 
-    def run(self, name: str) -> Run:
-        """Return what was read, called `name`: without records a run with S = L = 0."""
-        for metric, steps in self._misfits.items():
-            self.note(
-                f"{metric}: left out of {counted(len(steps), 'record')} from step {steps[0]} on, "
-                "because the number of values is not that of the layers"
-            )
-        return Run.from_records(name, self.records, self.columns, **self._status, notes=tuple(self._notes))
+    def run(self, name: str, notes: Iterable[str] = ()) -> Run:
+        """Return what was read so far, called `name`, with further `notes`: without records a run with S = L = 0."""
+        misfits = [
+            f"{metric}: left out of {counted(len(steps), 'record')} from step {steps[0]} on, "
+            "because the number of values is not that of the layers"
+            for metric, steps in self._misfits.items()
+        ]
+        everything = (*self._notes, *notes, *misfits)
+        return Run.from_records(name, self.records, self.columns, **self._status, notes=everything)
 
     def _metric(self, stated: Mapping[str, Any], tag: str) -> Metric:
         name, title, unit, healthy = (stated.get(key) for key in ("metric", "title", "unit", "healthy"))
