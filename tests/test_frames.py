@@ -3,7 +3,6 @@
 import io
 import random
 import struct
-from collections.abc import Iterator
 
 import pytest
 
@@ -29,9 +28,9 @@ def flipped(content: bytes, at: int) -> bytes:
 
 
 @pytest.fixture(params=[16, 64, 1000, 1 << 20])
-def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(frames, "CHUNK", request.param)
-    yield request.param
+    return int(request.param)
 
 
 def some_data(seed: int) -> list[bytes]:
