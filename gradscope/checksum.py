@@ -35,7 +35,7 @@ class RecordWriter:
     def write(self, data: bytes) -> None:
         """Write one frame: u64 length, u32 crc, data, u32 crc, little-endian."""
         length = struct.pack("<Q", len(data))
-        self._writer.write(length + _masked_crc(length) + data + _masked_crc(data))
+        self._writer.write(length + masked_crc(length) + data + masked_crc(data))
 
     def flush(self) -> None:
         """Hand on to the system what has been written."""
@@ -67,7 +67,7 @@ def speed_up(event_writer: Any) -> bool:
     return _BY_C and is_shared
 
 
-def _masked_crc(data: bytes) -> bytes:
+def masked_crc(data: bytes) -> bytes:
     """The CRC-32C of `data`, rotated by 15 bits and moved by a constant as TFRecord files want it."""
     crc = int(google_crc32c.value(data))
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,190 +1,226 @@
-"""The on-disk format, both ways: records → TensorBoard summaries (`Encoder`), event files → runs (`load`)."""
+"""Event files → runs: all at once (`load`), or again and again while they are written (`LogReader`)."""
 
-import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
-from gradscope import event_files
-from gradscope.decoding import (
-    FORMAT_VERSION,
-    GLOBALS_TAG,
-    LAYERS_TAG,
-    METRIC_TAG,
-    PLUGIN_NAME,
-    STATUS_TAG,
-    VERDICTS_TAG,
-    Content,
-    Decoder,
-)
-from gradscope.records import GLOBALS, Finding, Floats, Layer, Metric, Record, Run
-from gradscope.status import status_of
+from gradscope.decoding import PLUGIN_NAME, Content, Decoder
+from gradscope.encoding import Encoder
+from gradscope.event_files import EventFile, Files, LocalFiles, reason
+from gradscope.frames import Frames
+from gradscope.records import Run
+from gradscope.remote_files import files_at, is_url
 from gradscope.wording import counted
 
-
-class Encoder:
-    """Turns records into TensorBoard summaries; one for each fit.
-
-    A tag's metadata goes with its first value only, because readers keep no other. Each summary belongs into one
-    event with the record's step and wall time.
-    """
-
-    def __init__(self, columns: Sequence[Metric]) -> None:
-        self._columns = {column.name: column for column in columns}
-        self._described: set[str] = set()
-        self._layers: tuple[Layer, ...] | None = None
-
-    def record(self, record: Record) -> Summary:
-        """Return the layers (string[L, 3], only when they changed), each metric (float32[L]) and the globals.
-
-        NaN, infinities and zeros are kept bit for bit. A global beyond float32 becomes an infinity.
-
-        Raises:
-            ValueError: the record holds a metric that is not among the encoder's columns.
-        """
-        values = []
-        if record.layers != self._layers:
-            cells = [cell for layer in record.layers for cell in (layer.name, layer.type, layer.kind)]
-            values.append(self._value(LAYERS_TAG, _strings(cells, (len(record.layers), 3)), {"kind": "layers"}))
-            self._layers = record.layers
-        for name, numbers in record.metrics.items():
-            column = self._column(name)
-            values.append(self._value(METRIC_TAG.format(name), _floats(numbers), _described(column)))
-        with np.errstate(over="ignore"):
-            totals = np.array([record.globals.get(name, math.nan) for name in GLOBALS]).astype("<f4")
-        values.append(self._value(GLOBALS_TAG, _floats(totals), {"kind": "globals", "names": GLOBALS}))
-        return Summary(value=values)
-
-    def status(self, run: Run) -> Summary:
-        """Return what `run` knows about itself as one JSON object; the last one written is the one read."""
-        return Summary(value=[self._value(STATUS_TAG, _strings([_json(status_of(run))], (1,)), {"kind": "status"})])
-
-    def verdicts(self, findings: Sequence[Finding]) -> Summary:
-        """Return all findings so far, one JSON object each: string[len(findings)], shape [0] where there are none."""
-        objects = [_json(finding.as_dict()) for finding in findings]
-        return Summary(value=[self._value(VERDICTS_TAG, _strings(objects, (len(objects),)), {"kind": "verdicts"})])
-
-    def _column(self, name: str) -> Metric:
-        if name not in self._columns:
-            raise ValueError(
-                f"`record.metrics` must hold metrics among the columns {sorted(self._columns)}, got {name!r}; "
-                "give its `Metric` to `Encoder`"
-            )
-        return self._columns[name]
-
-    def _value(self, tag: str, tensor: TensorProto, content: Mapping[str, object]) -> Summary.Value:
-        if tag in self._described:
-            return Summary.Value(tag=tag, tensor=tensor)
-        self._described.add(tag)
-        plugin_data = SummaryMetadata.PluginData(
-            plugin_name=PLUGIN_NAME, content=_json({"v": FORMAT_VERSION, **content}).encode()
-        )
-        # Without a data class rustboard drops the series.
-        metadata = SummaryMetadata(plugin_data=plugin_data, data_class=DATA_CLASS_TENSOR)
-        return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
-
-
-def _described(column: Metric) -> dict[str, object]:
-    healthy = {kind: list(limits) for kind, limits in column.healthy.items()}
-    return {
-        "kind": "matrix",
-        "metric": column.name,
-        "title": column.title,
-        "unit": column.unit,
-        "healthy": healthy,
-    }
-
-
-def _json(content: object) -> str:
-    return json.dumps(content, separators=(",", ":"), default=float)
-
-
-def _shape(sizes: Iterable[int]) -> TensorShapeProto:
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
-
-
-def _strings(strings: Sequence[str], shape: tuple[int, ...]) -> TensorProto:
-    encoded = [string.encode(errors="replace") for string in strings]
-    return TensorProto(dtype=DT_STRING, tensor_shape=_shape(shape), string_val=encoded)
-
-
-def _floats(numbers: Floats) -> TensorProto:
-    little_endian = np.asarray(numbers, dtype="<f4")
-    return TensorProto(dtype=DT_FLOAT, tensor_shape=_shape(little_endian.shape), tensor_content=little_endian.tobytes())
+__all__ = ["Encoder", "LogReader", "load"]
 
 
 def load(logdir: str | os.PathLike[str]) -> dict[str, Run]:
     """Read every run with GradScope data at or under `logdir`, in natural order of their names.
 
-    `logdir` is a directory or one event file. A run is a directory that holds event files, its name that
-    directory relative to `logdir` with forward slashes, "." for `logdir` itself. What is damaged is left out and
-    said in `Run.notes`; nothing in a file makes this raise.
+    `logdir` is a directory or one event file, on a disk or, as for Lightning's loggers, wherever fsspec reaches:
+    ``s3://bucket/logs``. A run is a directory that holds event files, its name that directory relative to `logdir`
+    with forward slashes, "." for `logdir` itself. What is damaged is left out and said in `Run.notes`; nothing in a
+    file makes this raise.
 
     Raises:
         FileNotFoundError: `logdir` does not exist.
-        ValueError: there is no event file at or under `logdir`, or none with GradScope data.
+        OSError: `logdir` cannot be read: permissions, the network, credentials.
+        ValueError: there is no event file at or under `logdir`, or none with GradScope data; or it is an address of a
+            protocol that fsspec does not know, or that needs a package which is not installed.
     """
-    root = Path(logdir)
-    if not root.exists():
-        raise FileNotFoundError(
-            f"`logdir` must be a directory of TensorBoard logs or an event file, got {str(root)!r}, which does not "
-            "exist; Lightning writes to 'lightning_logs' in the directory where the training was started"
-        )
-    files = event_files.find(root)
-    if not files:
-        raise ValueError(
-            f"`logdir` must hold TensorBoard event files, got {str(root)!r} with none in it; "
-            "give the directory that the Trainer's TensorBoardLogger writes to"
-        )
-    runs = {name: run for name, paths in files.items() if (run := _read_run(name, paths)) is not None}
+    reader = LogReader(logdir)
+    runs = reader.read(live=False)
     if not runs:
-        raise ValueError(
-            f"`logdir` must hold runs recorded by GradScope, got {str(root)!r} with event files but none of its data; "
-            "add `GradScope()` to the Trainer's callbacks and log with a TensorBoardLogger"
-        )
+        raise reader.nothing_found()
     return runs
 
 
-def _read_run(name: str, files: Sequence[Path]) -> Run | None:
-    # The state outlives a file: a logger that was closed and reopened goes on in a new one without metadata.
-    decoder = Decoder()
-    for path in files:
-        _read_file(path, decoder)
-    return None if decoder.is_empty else decoder.run(name)
+class LogReader:
+    """Reads the runs at or under `logdir` again and again; of each file it reads only what is new.
+
+    `logdir` is what `gradscope.load` takes, but it need not exist yet. Files may grow, come and go, be cut or be
+    replaced between two readings: what is returned is always what is there now.
+
+    Raises:
+        OSError: `logdir` is an address, and its file system refuses.
+        ValueError: `logdir` is an address of a protocol that fsspec does not know, or that needs a package which is
+            not installed.
+    """
+
+    def __init__(self, logdir: str | os.PathLike[str]) -> None:
+        self._logdir = os.fspath(logdir)
+        self._files: Files = files_at(self._logdir) if is_url(self._logdir) else LocalFiles(Path(self._logdir))
+        self._runs: dict[str, _RunReader] = {}
+
+    def read(self, *, live: bool = True) -> dict[str, Run]:
+        """Return every run with GradScope data, in natural order; one without news is the same object as before.
+
+        While a run is `live` its last file may end inside a record, which is then waited for; else that is said in
+        `Run.notes`. Nothing there yet gives an empty dict.
+
+        Raises:
+            OSError: `logdir` cannot be read: permissions, the network, credentials.
+        """
+        listed = self._files.runs()
+        self._runs = {name: self._runs.get(name) or _RunReader(name, self._files) for name in listed}
+        runs = {name: self._runs[name].read(files, live) for name, files in listed.items()}
+        return {name: run for name, run in runs.items() if run is not None}
+
+    def nothing_found(self) -> ValueError | FileNotFoundError:
+        """Return an error that says why there were no runs in the last reading, and what to do."""
+        if not self._files.exists():
+            return FileNotFoundError(
+                f"`logdir` must be a directory of TensorBoard logs or an event file, got {self._logdir!r}, which does "
+                "not exist; Lightning writes to 'lightning_logs' in the directory where the training was started"
+            )
+        if not self._runs:
+            return ValueError(
+                f"`logdir` must hold TensorBoard event files, got {self._logdir!r} with none in it; "
+                "give the directory that the Trainer's TensorBoardLogger writes to"
+            )
+        return ValueError(
+            f"`logdir` must hold runs recorded by GradScope, got {self._logdir!r} with event files but none of its "
+            "data; add `GradScope()` to the Trainer's callbacks and log with a TensorBoardLogger"
+        )
 
 
-def _read_file(path: Path, decoder: Decoder) -> None:
-    before = len(decoder.records)
-    try:
-        for frame in event_files.frames(path):
-            # All our tags begin with it, so most events of a training log need no parsing.
-            if b"gradscope" in frame:
-                _read_event(Event.FromString(frame), decoder)
-    except OSError as error:
-        decoder.note(f"{path.name}: could not be read ({error.strerror})")
-    except (event_files.DamagedFileError, DecodeError) as error:
-        if decoder.series:
-            why = "what follows is no TensorBoard event" if isinstance(error, DecodeError) else error
-            records = counted(len(decoder.records) - before, "record")
-            decoder.note(f"{path.name}: cut off after {records} ({why}); everything before is shown")
+class _RunReader:
+    """One run: its files in order, and how far each was read."""
+
+    def __init__(self, name: str, files: Files) -> None:
+        self._name, self._files = name, files
+        self._start_over()
+        self._shown: tuple[object, Run | None] = (None, None)
+
+    def read(self, listed: Sequence[EventFile], live: bool) -> Run | None:
+        if [reader.file for reader in self._readers] != list(listed):
+            if not self._is_continued_by(listed):
+                self._start_over()
+            # The decoder outlives a file: a logger that was closed and reopened goes on in a new one without metadata.
+            self._readers += [_FileReader(file, self._files) for file in listed[len(self._readers) :]]
+            for reader, file in zip(self._readers, listed, strict=True):
+                reader.read(file, self._decoder)
+        state = (*(reader.file for reader in self._readers), live)
+        if self._shown[0] != state:
+            self._shown = (state, self._run(live))
+        return self._shown[1]
+
+    def _start_over(self) -> None:
+        self._decoder = Decoder()
+        self._readers: list[_FileReader] = []
+
+    def _is_continued_by(self, listed: Sequence[EventFile]) -> bool:
+        """Say whether what is new comes after what was read: a decoder reads events in the order of the files."""
+        if not self._readers:
+            return True
+        *earlier, last = self._readers
+        *before, now = listed[: len(self._readers)]
+        return [reader.file for reader in earlier] == before and last.is_continued_by(now)
+
+    def _run(self, live: bool) -> Run | None:
+        notes: list[str] = []
+        for reader in self._readers:
+            notes += reader.notes(not self._decoder.is_empty, live and reader is self._readers[-1])
+        return None if self._decoder.is_empty and not notes else self._decoder.run(self._name, notes)
 
 
-def _read_event(event: Event, decoder: Decoder) -> None:
+class _FileReader:
+    """One file, and how far it was read."""
+
+    def __init__(self, file: EventFile, files: Files) -> None:
+        self.file = file
+        self._files = files
+        self._position = self._unread = self._records = self._damaged = self._skipped = 0
+        self._is_damaged = self._is_listed = False
+        self._ends = b""
+
+    def is_continued_by(self, file: EventFile) -> bool:
+        """Say whether `file` begins with what was read of this one."""
+        if file == self.file:
+            return True
+        if file.problem or (file.path, file.identity) != (self.file.path, self.file.identity):
+            return False
+        try:
+            with self._files.open(file) as opened:
+                return file.size >= self._position and _ends(opened, self._position) == self._ends
+        except OSError:
+            return False
+
+    def read(self, file: EventFile, decoder: Decoder) -> None:
+        """Read what is new in `file`, which this one is continued by."""
+        if file == self.file and self._is_listed:
+            return
+        self.file, self._is_listed = file, True
+        if file.problem:
+            return
+        try:
+            with self._files.open(file) as opened:
+                self._read(opened, decoder)
+                self._ends = _ends(opened, self._position)
+        except OSError as error:
+            self.file = replace(file, problem=reason(error))
+
+    def notes(self, has_data: bool, is_awaited: bool) -> Iterator[str]:
+        """Yield what is wrong; `has_data` where the run is one of ours, `is_awaited` where the file may still grow."""
+        if self.file.problem:
+            yield f"{self.file.name}: could not be read ({self.file.problem})"
+        if self._damaged:
+            yield f"{self.file.name}: {counted(self._damaged, 'damaged event')} left out"
+        if has_data and self._skipped:
+            yield f"{self.file.name}: {counted(self._skipped, 'byte')} left out that are no TensorBoard event"
+        if has_data and self._unread and (self._is_damaged or not is_awaited):
+            why = "what follows is no TensorBoard event" if self._is_damaged else "the file ends inside a record"
+            records, size = counted(self._records, "record"), counted(self._unread, "byte")
+            yield f"{self.file.name}: cut off after {records} ({why}, {size} not read); everything before is shown"
+
+    def _read(self, opened: BinaryIO, decoder: Decoder) -> None:
+        frames = Frames(opened, self._position, self.file.size)
+        before = len(decoder.records)
+        try:
+            for data in frames:
+                self._read_event(data, decoder)
+        finally:
+            self._position, self._unread, self._is_damaged = frames.position, frames.unread, frames.is_damaged
+            self._damaged += frames.damaged
+            self._skipped += frames.skipped
+            self._records += len(decoder.records) - before
+
+    def _read_event(self, data: bytes, decoder: Decoder) -> None:
+        try:
+            event = Event.FromString(data)
+        except DecodeError:
+            self._damaged += 1
+        else:
+            _decode(event, decoder)
+
+
+def _ends(file: BinaryIO, position: int) -> bytes:
+    """Return how the part of `file` up to `position` begins and ends: with times, so that another one differs."""
+    size = min(position, 64)
+    file.seek(0)
+    first = file.read(size)
+    file.seek(position - size)
+    return first + file.read(size)
+
+
+def _decode(event: Event, decoder: Decoder) -> None:
     values = []
     for value in event.summary.value:
         if value.HasField("metadata") and value.metadata.plugin_data.plugin_name == PLUGIN_NAME:
             decoder.describe(value.tag, value.metadata.plugin_data.content)
         if value.tag in decoder.series:
             values.append((value.tag, _content(value.tensor)))
+        else:
+            decoder.miss(value.tag)
     decoder.read(event.step, event.wall_time, values)
 
 

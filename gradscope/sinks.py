@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from gradscope import checksum, stock
-from gradscope.events import Encoder
+from gradscope.encoding import Encoder
 from gradscope.records import Finding, Metric, Record, Run
 
 HEAT_MAPS = ("grad_norm",)

@@ -18,7 +18,7 @@ MEASURING = (
 ROOMS = {
     "torch": {*MEASURING.split()},
     "torch pytorch_lightning tensorboard rich": {"callback", "trainers"},
-    "tensorboard": {"events", "stock", "sinks", "dashboard"},
+    "tensorboard": {"encoding", "events", "stock", "sinks", "dashboard"},
     "rich": {"report"},
 }
 """What may be imported, and the files and folders of the package that may; all others may import none of it."""
