@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gradscope import heatmap
+from gradscope import grid
 from gradscope.records import Floats
 from tests.dashboard.modules import Module, floats
 
@@ -72,11 +72,11 @@ def test_what_is_gathered_is_what_the_logged_picture_shows(seed: int, bands: Mod
     centre = float(np.median(cells[np.isfinite(cells)]))
     steps = np.cumsum(rng.integers(1, 9, records))
     edges = np.arange(rows + 1) * layers // rows
-    by_band = heatmap._worst(cells.T.astype(np.float64), edges[:-1], edges[1:], 1, centre)
-    expected = heatmap._worst(by_band, *heatmap._records_of_pixels(steps, width), 0, centre).T
+    by_band = grid._worst(cells.T.astype(np.float64), edges[:-1], edges[1:], 1, centre)
+    expected = grid._worst(by_band, *grid._records_of_columns(steps, width), 0, centre).T
 
     groups = [list(range(a, b)) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
-    extent = [int(steps[0]), heatmap._end(steps)]
+    extent = [int(steps[0]), grid.end_of(steps)]
     gathered = bands.run(GATHER_LAYERS, cells.ravel().tolist(), records, groups, centre)
     pixels = bands.run(RECORDS_OF_PIXELS, steps.tolist(), extent, width)
     found = floats(bands.run(GATHER_RECORDS, gathered, records, rows, pixels, centre)).reshape(rows, width)

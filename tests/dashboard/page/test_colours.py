@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gradscope import heatmap
+from gradscope import grid
 from tests.dashboard.modules import Module
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ def colours(module_of: Callable[[str], Module]) -> Module:
 def test_amounts_have_the_colours_of_the_logged_pictures(colours: Module) -> None:
     found = np.array(colours.run("(m) => m.SEQUENTIAL"))
     positions = np.linspace(0.0, 1.0, colours.run("(m) => m.STEPS"))
-    expected = heatmap._colours(positions, heatmap._Scale(0.0, 1.0, False, False, False))
+    expected = grid.colours_of(positions, grid.Scale(0.0, 1.0, False, False, False))
     assert len(found) == 256
     assert np.abs(found - expected.astype(int)).max() <= 1  # halves are rounded up here and to even there
     assert tuple(found[0]) == (68, 1, 84)
@@ -27,9 +27,9 @@ def test_amounts_have_the_colours_of_the_logged_pictures(colours: Module) -> Non
 
 
 def test_what_is_no_amount_has_the_colours_of_the_logged_pictures(colours: Module) -> None:
-    assert tuple(colours.run("(m) => m.NON_FINITE")) == heatmap.NON_FINITE
-    assert tuple(colours.run("(m) => m.EXACT_ZERO")) == heatmap.EXACT_ZERO
-    assert tuple(colours.call("notMeasured", False)) == heatmap.NOT_MEASURED
+    assert tuple(colours.run("(m) => m.NON_FINITE")) == grid.NON_FINITE
+    assert tuple(colours.run("(m) => m.EXACT_ZERO")) == grid.EXACT_ZERO
+    assert tuple(colours.call("notMeasured", False)) == grid.NOT_MEASURED
     assert colours.call("notMeasured", True) != colours.call("notMeasured", False)
 
 

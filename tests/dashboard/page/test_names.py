@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradscope.layers import NamePatterns
+from gradscope.patterns import NamePatterns
 from tests.dashboard.modules import Module
 
 pytestmark = pytest.mark.slow

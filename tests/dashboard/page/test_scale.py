@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gradscope import heatmap
+from gradscope import grid
 from gradscope.dashboard import content
 from gradscope.records import Floats, Metric
 from tests.dashboard.modules import Module, floats
@@ -134,7 +134,7 @@ def test_layers_lie_one_after_another(scale: Module) -> None:
     assert work(scale, drawn, METRICS["zero_fraction"], cells) == [0, 2, 4, 1, 3, 5]
 
 
-def python_cells(metric: Metric, cells: Floats) -> heatmap.Values:
+def python_cells(metric: Metric, cells: Floats) -> grid.Values:
     """Return what the logged picture draws of `cells`."""
     values = np.where(np.isinf(cells), np.inf, cells).astype(np.float64)
     with np.errstate(divide="ignore"):
@@ -162,13 +162,13 @@ def test_colours_and_scale_are_those_of_the_logged_pictures(name: str, seed: int
     metric = METRICS[name]
     cells = noisy(seed, metric)
     drawn = python_cells(metric, cells)
-    expected = heatmap._scale(metric, drawn)
+    expected = grid._scale(metric, drawn)
     found = scale_over(scale, metric, cells)
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), rel=1e-6)
     assert (found["cutLow"], found["cutHigh"]) == (expected.clipped_low, expected.clipped_high)
     assert found["logarithmic"] == expected.logarithmic
     # The table here has 256 colours: halfway between two of them either may be taken.
-    difference = np.abs(colours_of(scale, metric, cells).astype(int) - heatmap._colours(drawn, expected).astype(int))
+    difference = np.abs(colours_of(scale, metric, cells).astype(int) - grid.colours_of(drawn, expected).astype(int))
     assert difference.max() <= 3
     odd = ~np.isfinite(drawn)
     assert odd.any()
