@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from gradscope import __version__
-from gradscope.cli import explain, report, summary
+from gradscope.cli import explain, report, summary, watch
 from gradscope.cli.command import BadInputError, Execute, Parser
 from gradscope.wording import one_line
 
-COMMANDS = (summary, report, explain)
+COMMANDS = (summary, watch, report, explain)
 """In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
 
 EXAMPLES = """\
@@ -17,6 +17,7 @@ examples:
   gradscope summary                             the newest run in lightning_logs
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
+  gradscope watch                               the same while it trains, redrawn as it grows
   gradscope report runs -o report.html          all of them as one file with pictures, to look at or to send
   gradscope explain dead_relu                   what a finding means, and what to do about it
 """
