@@ -10,7 +10,7 @@ import {LayerPanel} from './layer.js';
 import {Ledger} from './ledger.js';
 import {Loader} from './loader.js';
 import {Maps} from './maps.js';
-import {foldable, toggled} from './names.js';
+import {finder, foldable, toggled} from './names.js';
 import {saveNumbers, savePicture} from './save.js';
 import {hasContract} from './scale.js';
 import {State, fromLink, toLink} from './state.js';
@@ -238,9 +238,11 @@ export class App {
   }
 
   foldAround(name) {
-    const layers = this.withMatrix().flatMap((run) => run.matrix.layers);
-    const module = foldable(name, layers, this.state.values.fold);
-    if (module !== null) this.state.set({fold: toggled(this.state.values.fold, module)});
+    const {fold, search} = this.state.values;
+    const found = finder(search);
+    const rows = this.withMatrix().flatMap(({matrix}) => matrix.measured.map((i) => matrix.layers[i]).filter((one) => found(one.name)));
+    const module = foldable(name, [...new Map(rows.map((layer) => [layer.name, layer])).values()], fold);
+    if (module !== null) this.state.set({fold: toggled(fold, module)});
   }
 
   close() {
