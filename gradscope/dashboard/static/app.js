@@ -95,15 +95,16 @@ export class App {
     this.ask();
   }
 
-  // The run that was written to last is the one that somebody is waiting for; a report was made of all it holds.
+  // The run that was written to last is the one that somebody is waiting for; a report was made of all it holds. What a
+  // link names stands, there or not: a server that has just started has not read all runs yet.
   begin() {
     const runs = this.loader.runs ?? [];
-    const known = this.state.values.runs.filter((name) => runs.some((run) => run.name === name)).slice(0, MOST_RUNS);
+    const linked = [...new Set(this.state.values.runs)].slice(0, MOST_RUNS);
     if (this.hasBegun || !runs.length) return;
     this.hasBegun = true;
     const newest = runs.reduce((last, run) => (run.last_wall_time > last.last_wall_time ? run : last));
     const all = this.source.isLive ? [newest.name] : runs.slice(0, COLOURS).map((run) => run.name);
-    this.state.set({runs: known.length ? known : all});
+    this.state.set({runs: linked.length ? linked : all});
   }
 
   ask() {
@@ -158,6 +159,7 @@ export class App {
     const opened = this.kept('opened', runs, ({series, summary}) => [series, summary, layer]);
     this.parts.layer(opened, layer, this.kept('metrics', metrics, ({name, title}) => [name, title]), ...extent);
     this.layer.point(step);
+    this.depth.node.hidden = !shown.some((run) => run.matrix.steps.length);
     if (shown.length) this.parts.depth(shown, step, metrics.find(({name}) => name === metric) ?? shown[0].matrix.metric);
     this.parts.ledger(loaded, ...extent);
     this.ledger.point(step);
@@ -193,7 +195,7 @@ export class App {
 
   lost(name) {
     const isThere = !this.loader.runs || this.loader.runs.some((run) => run.name === name);
-    return isThere ? null : 'There is no run of this name any more: choose another above.';
+    return isThere ? null : 'There is no run of this name: choose another above.';
   }
 
   withMatrix() {
