@@ -73,6 +73,7 @@ export class App {
     followTheme((dark) => {
       this.dark = dark;
       this.redraw();
+      if (!this.content.hidden) this.render(); // at once: a printer does not wait for the next frame
     });
     onReload(() => this.poll());
     document.addEventListener('keydown', (event) => this.typed(event));
@@ -128,7 +129,7 @@ export class App {
 
   // Forgets what was drawn: the theme or the width is another.
   redraw() {
-    if (!this.content || this.content.hidden) return;
+    if (this.content.hidden) return;
     this.maps.redraw();
     for (const part of [this.verdicts, this.findings, this.depth.chart, this.ledger, this.layer]) part.draw();
     this.later();
