@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from playwright.sync_api import Browser, Frame, Locator, Page
+from playwright.sync_api import Browser, Frame, Locator, Page, Position
 
 from tests.end_to_end.complaints import Complaints
 
@@ -83,9 +83,10 @@ class HeatMap:
         ys = [int(grid.y(row)) for row in range(grid.rows)]
         xs = [int(grid.x((record + 0.5) / records)) for record in range(records)]
         assert (pixels[ys][:, xs, 3] == 255).all()
-        return pixels[ys][:, xs, :3].transpose(1, 0, 2)
+        colours: Pixels = pixels[ys][:, xs, :3].transpose(1, 0, 2)
+        return colours
 
-    def cell(self, row: int, record: int) -> dict[str, float]:
+    def cell(self, row: int, record: int) -> Position:
         """Return the middle of a cell, as the position that the mouse takes."""
         grid, records = self.grid(), self.label()[1]
         return {"x": grid.x((record + 0.5) / records), "y": grid.y(row)}

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, expect
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from gradscope import cli
+from gradscope.heatmap import EXACT_ZERO, NON_FINITE, NOT_MEASURED
 from tests.dashboard.served import Log
 from tests.end_to_end import expected_colours
 from tests.end_to_end.gradscope_page import GradScopePage, HeatMap, opened_tab
@@ -67,10 +68,10 @@ def test_the_colours_tell_the_four_kinds_of_cells_apart(tab: GradScopePage) -> N
     tab.show(runs="cells")
     colours = tab.map().colours()
     for record, row, special in [
-        (3, 0, expected_colours.NON_FINITE),
-        (4, 1, expected_colours.NON_FINITE),
-        (5, 1, expected_colours.EXACT_ZERO),
-        (6, 2, expected_colours.NOT_MEASURED),
+        (3, 0, NON_FINITE),
+        (4, 1, NON_FINITE),
+        (5, 1, EXACT_ZERO),
+        (6, 2, NOT_MEASURED),
     ]:
         assert tuple(colours[record, row]) == special
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.end_to_end.gradscope_page import GradScopePage
+from tests.end_to_end.gradscope_page import GradScopePage, Pixels
 from tests.end_to_end.tab_logs import LAYERS, RECORDS, WEIGHTS, drawn
 
 pytestmark = pytest.mark.slow
@@ -37,9 +37,7 @@ def test_the_picture_holds_the_heat_maps(tab: GradScopePage) -> None:
         assert any((pixels[y, x : x + 40] == line).all() for y in range(picture.height) for x in where(pixels[y], line))
 
 
-def where(
-    row: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", line: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
-) -> list[int]:
+def where(row: Pixels, line: Pixels) -> list[int]:
     """Return where in a row of pixels the first of a line's stands."""
     return [int(x) for x in np.flatnonzero((row == line[0]).all(axis=-1)) if x + len(line) <= len(row)]
 
