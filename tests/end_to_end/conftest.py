@@ -51,12 +51,6 @@ def server_in_python(logdir: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["server", "server_in_python"], ids=["rustboard", "python reader"])
-def either_server(request: pytest.FixtureRequest) -> str:
-    address: str = request.getfixturevalue(request.param)
-    return address
-
-
 @pytest.fixture(scope="module")
 def _tab_of_module(browser: Browser, server: str) -> Iterator[GradScopePage]:
     with opened_tab(browser, server) as tab:

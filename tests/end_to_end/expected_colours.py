@@ -16,7 +16,7 @@ _ABOVE = np.array([(253, 187, 108), (232, 112, 20), (140, 45, 4)], dtype=np.floa
 
 
 def of_norms(cells: Floats, *others: Floats, dark: bool = False) -> Colours:
-    """Decades from the least to the greatest over all runs, at least three and none farther than eight from the median."""
+    """Decades from the least to the greatest over all runs: at least three, none more than eight from the median."""
     with np.errstate(divide="ignore"):
         decades, *parts = (np.log10(part.astype(np.float64)) for part in (cells, *others))
     finite = np.concatenate([part[np.isfinite(part)] for part in (decades, *parts)])

@@ -42,8 +42,7 @@ def write_hostile(logdir: Path) -> None:
 
 def write_odd(logdir: Path) -> None:
     """Write a run of each kind that may be met without anybody's ill will."""
-    lost = {"nonfinite": [1.0, 1.0, 1.0]}
-    log(logdir, "all lost").add(*(record(s, NAN, INF, NAN, **lost) for s in range(12)))
+    log(logdir, "all lost").add(*(record(s, NAN, INF, NAN, nonfinite=[1, 1, 1]) for s in range(12)))
     log(logdir, "nothing measured").add(*(record(s, NAN, NAN, NAN) for s in range(3)))
     log(logdir, "no layers").add(*(Record(s, 1.0 + s, (), {"grad_norm": floats()}, {"loss": NAN}) for s in range(3)))
     log(logdir, "one step").add(record(7))

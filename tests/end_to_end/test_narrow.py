@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from tests.end_to_end.gradscope_page import GradScopePage, opened_tab
+from tests.end_to_end.gradscope_page import GradScopePage
 from tests.end_to_end.hostile_logs import SCRIPT, write_hostile
 from tests.end_to_end.test_report_page import opened_report, write_report
 
@@ -37,16 +37,16 @@ def check_reach(page: GradScopePage) -> None:
 
 @WIDTHS
 @pytest.mark.parametrize("runs", ["fit%2Fsigmoid", "cells,calm"])
-def test_the_tab(browser: Browser, server: str, width: int, runs: str) -> None:
-    with opened_tab(browser, server, viewport={"width": width, "height": 800}) as tab:
-        tab.show(runs=runs, layer="net.2" if "fit" in runs else "head", zoom="2-6")
-        check_width(tab, width)
-        check_reach(tab)
-        tab.get(".run-chooser summary").click()
-        expect(tab.get(".popover")).to_be_visible()
-        check_width(tab, width)
-        for choice in tab.get(".popover :is(input, button)").all():
-            assert choice.evaluate(IN_REACH)
+def test_the_tab(tab: GradScopePage, width: int, runs: str) -> None:
+    tab.page.set_viewport_size({"width": width, "height": 800})
+    tab.show(runs=runs, layer="net.2" if "fit" in runs else "head", zoom="2-6")
+    check_width(tab, width)
+    check_reach(tab)
+    tab.get(".run-chooser summary").click()
+    expect(tab.get(".popover")).to_be_visible()
+    check_width(tab, width)
+    for choice in tab.get(".popover :is(input, button)").all():
+        assert choice.evaluate(IN_REACH)
 
 
 @WIDTHS

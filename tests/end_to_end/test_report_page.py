@@ -152,7 +152,8 @@ def test_a_dark_page_is_printed_as_a_light_one_and_is_dark_again(browser: Browse
         report.evaluate("""() => {
           const isDark = () => document.documentElement.classList.contains('dark');
           window.seen = [isDark()];
-          for (const moment of ['beforeprint', 'afterprint']) addEventListener(moment, () => window.seen.push(isDark()));
+          const look = () => window.seen.push(isDark());
+          for (const moment of ['beforeprint', 'afterprint']) addEventListener(moment, look);
         }""")
         report.page.pdf()
         assert report.evaluate("window.seen") == [True, False, True]

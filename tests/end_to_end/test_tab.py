@@ -14,17 +14,25 @@ from gradscope import cli
 from gradscope.heatmap import EXACT_ZERO, NON_FINITE, NOT_MEASURED
 from tests.dashboard.served import Log
 from tests.end_to_end import expected_colours
-from tests.end_to_end.gradscope_page import GradScopePage, HeatMap, opened_tab
+from tests.end_to_end.gradscope_page import GradScopePage, HeatMap, frame_of, opened_tab
 from tests.end_to_end.tab_logs import DEAD, LAYERS, drawn
 from tests.end_to_end.tensorboard_server import tensorboard
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["server", "server_in_python"], ids=["rustboard", "python reader"])
-def either_tab(request: pytest.FixtureRequest, browser: Browser) -> Iterator[GradScopePage]:
+@pytest.fixture(scope="module", params=["server", "server_in_python"], ids=["rustboard", "python reader"])
+def _either_opened(request: pytest.FixtureRequest, browser: Browser) -> Iterator[GradScopePage]:
     with opened_tab(browser, request.getfixturevalue(request.param)) as tab:
         yield tab
+
+
+@pytest.fixture
+def either_tab(_either_opened: GradScopePage) -> Iterator[GradScopePage]:
+    """The tab over each of TensorBoard's readers."""
+    _either_opened.reset()
+    yield _either_opened
+    _either_opened.complaints.check()
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +51,11 @@ def check_colours(shown: HeatMap, expected: expected_colours.Colours) -> None:
 
 def test_the_tab_appears_and_shows_the_newest_run(either_tab: GradScopePage) -> None:
     page = either_tab.page
-    page.goto(either_tab.page.url.partition("#")[0])
+    page.goto(page.url.partition("#")[0])
     page.get_by_role("tab", name="GradScope").click()
-    frame = page.frame_locator("iframe[src*='plugin_entry']")
-    expect(frame.locator(".run-chooser summary")).to_have_text("Runs: fit/sigmoid of 4")
-    expect(frame.locator(".sentence")).to_contain_text("critical vanishing_gradient in")
+    either_tab.frame = frame_of(page)
+    expect(either_tab.get(".run-chooser summary")).to_have_text("Runs: fit/sigmoid of 4")
+    expect(either_tab.get(".sentence")).to_contain_text("critical vanishing_gradient in")
 
 
 def test_there_is_no_tab_without_data(browser: Browser, tmp_path: Path) -> None:
@@ -178,8 +186,7 @@ def test_a_cell_opens_its_layer(tab: GradScopePage) -> None:
     ],
 )
 def test_the_pointer_tells_the_exact_value(tab: GradScopePage, record: int, row: int, words: str) -> None:
-    if not tab.get("main").count() or tab.link().get("runs") != "cells":
-        tab.show(runs="cells")
+    tab.show(runs="cells")
     tab.map().area.hover(position=tab.map().cell(row, record))
     layer = LAYERS[[0, 2, 5][row]]
     assert tab.get(".tooltip > div").all_inner_texts() == [layer.name, f"{layer.type}, step {record}", words]

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.dashboard.served import Log, record
 from tests.end_to_end import expected_colours
-from tests.end_to_end.gradscope_page import GradScopePage, opened_tab
+from tests.end_to_end.gradscope_page import GradScopePage
 from tests.end_to_end.tensorboard_server import listed_runs, tensorboard, wait_until
 
 pytestmark = pytest.mark.slow
@@ -71,11 +71,15 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def server(live: Live) -> str:
+    return live.address
+
+
 @pytest.fixture
-def shown(browser: Browser, live: Live) -> Iterator[GradScopePage]:
-    with opened_tab(browser, live.address) as tab:
-        tab.show(runs="done,growing")
-        yield tab
+def shown(tab: GradScopePage) -> GradScopePage:
+    tab.show(runs="done,growing")
+    return tab
 
 
 def norms(last: int) -> expected_colours.Colours:
