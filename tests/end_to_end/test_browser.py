@@ -1,10 +1,9 @@
 """A fit under GradScope, as a person sees it: TensorBoard's stock dashboards in a real browser."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from playwright.sync_api import TimeoutError as NotThere
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
@@ -15,11 +14,6 @@ from tests.models import Batches, Classifier, mlp, trainer
 
 pytestmark = pytest.mark.slow
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -29,17 +23,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     trainer(GradScope(summary=False), logger=logger).fit(Classifier(deep), Batches(number=20))
     with tensorboard(logdir) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs a Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 def dashboard(browser: Browser, address: str, fragment: str, text: str) -> Page:

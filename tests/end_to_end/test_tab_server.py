@@ -1,9 +1,7 @@
 """The tab's routes on a real TensorBoard server with either of its readers."""
 
-import http.client
 import json
 import math
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,7 +16,7 @@ from gradscope import cli, load
 from gradscope.cells import measured_cells
 from gradscope.records import Layer, Record
 from tests.dashboard.served import COLUMNS, LAYERS, Log, Matrix, floats, record, strict_json, unpacked
-from tests.end_to_end.tensorboard_server import tensorboard
+from tests.end_to_end.tensorboard_server import tensorboard, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -49,16 +47,7 @@ class Server:
         return {run["name"]: run for run in self.json("runs")["runs"]}
 
     def wait(self, done: Callable[[], object]) -> None:
-        """Wait until the server has read what was written: it lags by seconds."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                if done():
-                    return
-            except (OSError, http.client.HTTPException):
-                pass
-            time.sleep(0.3)
-        raise AssertionError("not there within 60 s")
+        wait_until(done)
 
 
 def write_runs(logdir: Path) -> None:

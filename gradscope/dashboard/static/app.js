@@ -10,7 +10,7 @@ import {LayerPanel} from './layer.js';
 import {Ledger} from './ledger.js';
 import {Loader} from './loader.js';
 import {Maps} from './maps.js';
-import {foldable, toggled} from './names.js';
+import {finder, foldable, toggled} from './names.js';
 import {saveNumbers, savePicture} from './save.js';
 import {hasContract} from './scale.js';
 import {State, fromLink, toLink} from './state.js';
@@ -73,6 +73,7 @@ export class App {
     followTheme((dark) => {
       this.dark = dark;
       this.redraw();
+      if (!this.content.hidden) this.render(); // at once: a printer does not wait for the next frame
     });
     onReload(() => this.poll());
     document.addEventListener('keydown', (event) => this.typed(event));
@@ -95,15 +96,16 @@ export class App {
     this.ask();
   }
 
-  // The run that was written to last is the one that somebody is waiting for; a report was made of all it holds.
+  // The run that was written to last is the one that somebody is waiting for; a report was made of all it holds. What a
+  // link names stands, there or not: a server that has just started has not read all runs yet.
   begin() {
     const runs = this.loader.runs ?? [];
-    const known = this.state.values.runs.filter((name) => runs.some((run) => run.name === name)).slice(0, MOST_RUNS);
+    const linked = [...new Set(this.state.values.runs)].slice(0, MOST_RUNS);
     if (this.hasBegun || !runs.length) return;
     this.hasBegun = true;
     const newest = runs.reduce((last, run) => (run.last_wall_time > last.last_wall_time ? run : last));
     const all = this.source.isLive ? [newest.name] : runs.slice(0, COLOURS).map((run) => run.name);
-    this.state.set({runs: known.length ? known : all});
+    this.state.set({runs: linked.length ? linked : all});
   }
 
   ask() {
@@ -127,7 +129,7 @@ export class App {
 
   // Forgets what was drawn: the theme or the width is another.
   redraw() {
-    if (!this.content || this.content.hidden) return;
+    if (this.content.hidden) return;
     this.maps.redraw();
     for (const part of [this.verdicts, this.findings, this.depth.chart, this.ledger, this.layer]) part.draw();
     this.later();
@@ -158,6 +160,7 @@ export class App {
     const opened = this.kept('opened', runs, ({series, summary}) => [series, summary, layer]);
     this.parts.layer(opened, layer, this.kept('metrics', metrics, ({name, title}) => [name, title]), ...extent);
     this.layer.point(step);
+    this.depth.node.hidden = !shown.some((run) => run.matrix.steps.length);
     if (shown.length) this.parts.depth(shown, step, metrics.find(({name}) => name === metric) ?? shown[0].matrix.metric);
     this.parts.ledger(loaded, ...extent);
     this.ledger.point(step);
@@ -193,7 +196,7 @@ export class App {
 
   lost(name) {
     const isThere = !this.loader.runs || this.loader.runs.some((run) => run.name === name);
-    return isThere ? null : 'There is no run of this name any more: choose another above.';
+    return isThere ? null : 'There is no run of this name: choose another above.';
   }
 
   withMatrix() {
@@ -238,9 +241,11 @@ export class App {
   }
 
   foldAround(name) {
-    const layers = this.withMatrix().flatMap((run) => run.matrix.layers);
-    const module = foldable(name, layers, this.state.values.fold);
-    if (module !== null) this.state.set({fold: toggled(this.state.values.fold, module)});
+    const {fold, search} = this.state.values;
+    const found = finder(search);
+    const rows = this.withMatrix().flatMap(({matrix}) => matrix.measured.map((i) => matrix.layers[i]).filter((one) => found(one.name)));
+    const module = foldable(name, [...new Map(rows.map((layer) => [layer.name, layer])).values()], fold);
+    if (module !== null) this.state.set({fold: toggled(fold, module)});
   }
 
   close() {

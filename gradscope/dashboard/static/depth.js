@@ -24,7 +24,6 @@ export class Depth {
   update(runs, step, metric) {
     this.heading.textContent = `${metric.title} over depth`;
     this.steps = [...new Set(runs.flatMap((run) => [...run.matrix.steps]))].sort((a, b) => a - b);
-    this.node.hidden = !this.steps.length;
     if (!this.steps.length) return;
     const at = step === null ? this.steps.length - 1 : indexAt(this.steps, step);
     this.slider.max = this.steps.length - 1;

@@ -32,6 +32,7 @@ export class HeatMap {
   // {name, module, layers, severity}, `extent` the steps from the left to the right edge.
   update(view) {
     this.view = view;
+    this.keepCursor();
     this.caption.replaceChildren(...(view.alone ? [] : [
       element('span', {className: `swatch run-${view.run.colour}`}), element('bdi', {}, clipped(view.run.name, 60)),
     ]));
@@ -44,6 +45,15 @@ export class HeatMap {
   point({layer, step, marked}) {
     Object.assign(this.view, {layer, step, marked});
     this.drawAbove();
+  }
+
+  // Where rows were folded or filtered away, the cursor does not stay behind them.
+  keepCursor() {
+    const {rows, matrix} = this.view;
+    if (!this.cursor) return;
+    const {row, record} = this.cursor;
+    this.cursor = this.isEmpty ? null
+      : {row: Math.min(row, rows.length - 1), record: Math.min(record, matrix.steps.length - 1)};
   }
 
   get isEmpty() {

@@ -12,16 +12,22 @@ const outer = (() => {
   }
 })();
 
+// Paper is white whatever the theme of the screen, and browsers leave the dark background out.
 export function followTheme(changed) {
   const system = matchMedia('(prefers-color-scheme: dark)');
-  const apply = () => {
-    const dark = outer ? outer.document.body.classList.contains('dark-mode') : system.matches;
+  const paper = matchMedia('print');
+  const apply = (isPrinting) => {
+    const isDark = outer ? outer.document.body.classList.contains('dark-mode') : system.matches;
+    const dark = isDark && !isPrinting;
     document.documentElement.classList.toggle('dark', dark);
     changed(dark);
   };
-  if (outer) new MutationObserver(apply).observe(outer.document.body, {attributes: true, attributeFilter: ['class']});
-  system.addEventListener('change', apply);
-  apply();
+  const follow = () => apply(paper.matches);
+  if (outer) new MutationObserver(follow).observe(outer.document.body, {attributes: true, attributeFilter: ['class']});
+  for (const query of [system, paper]) query.addEventListener('change', follow);
+  addEventListener('beforeprint', () => apply(true));
+  addEventListener('afterprint', () => apply(false));
+  follow();
 }
 
 // Calls `reload` when the user presses TensorBoard's reload button, or when it reloads by itself.
