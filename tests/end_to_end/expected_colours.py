@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.heatmap import _ANCHORS, EXACT_ZERO, NON_FINITE, NOT_MEASURED
+from gradscope.grid import _VIRIDIS, EXACT_ZERO, NON_FINITE, NOT_MEASURED
 from gradscope.records import Floats
 
 Colours = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ def of_bounds(cells: Floats, low: float, high: float) -> Colours:
 
 
 def _viridis(values: Values, low: float, high: float) -> Colours:
-    return _between(_ANCHORS, np.nan_to_num((values - low) / (high - low)))
+    return _between(_VIRIDIS, np.nan_to_num((values - low) / (high - low)))
 
 
 def _between(anchors: Colours, position: Values) -> Colours:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from gradscope import cli
-from gradscope.heatmap import EXACT_ZERO, NON_FINITE, NOT_MEASURED
+from gradscope.grid import EXACT_ZERO, NON_FINITE, NOT_MEASURED
 from tests.dashboard.served import Log
 from tests.end_to_end import expected_colours
 from tests.end_to_end.gradscope_page import GradScopePage, HeatMap, frame_of, opened_tab

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from gradscope.heatmap import NON_FINITE, NOT_MEASURED
+from gradscope.grid import NON_FINITE, NOT_MEASURED
 from tests.end_to_end.gradscope_page import GradScopePage
 from tests.end_to_end.hostile_logs import NAMES, SCRIPT, write_hostile, write_odd
 from tests.end_to_end.tensorboard_server import listed_runs, tensorboard, wait_until
