@@ -1,6 +1,6 @@
 // What was measured and what was not, what was wrong with the log, and what GradScope cost.
 
-import {element} from './dom.js';
+import {element, renew} from './dom.js';
 import {clipped, visible} from './names.js';
 import {counted, exact} from './numbers.js';
 
@@ -16,7 +16,7 @@ export class About {
   update(runs) {
     const there = runs.filter((run) => run.summary);
     this.node.hidden = !there.length;
-    this.body.replaceChildren(...there.map((run) => ofRun(run, there.length)));
+    renew(this.body, ...there.map((run) => ofRun(run, there.length)));
   }
 }
 

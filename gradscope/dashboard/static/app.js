@@ -34,7 +34,7 @@ export class App {
     const moveTo = (step) => step !== null && this.state.set({step});
     this.message = element('p', {className: 'message', role: 'status'}, 'Looking for runs…');
     this.bar = new Bar({set: (values) => this.state.set(values), copy: () => this.copy(),
-      picture: () => savePicture(this.maps, this.withMatrix(), this.dark),
+      picture: () => savePicture(this.maps, this.dark),
       numbers: () => saveNumbers(this.withMatrix(), this.withMatrix()[0].matrix.metric)});
     this.verdicts = new Verdicts(choose);
     this.maps = new Maps({choose: (chosen) => this.state.set(chosen), zoom: (zoom) => this.state.set({zoom}),
@@ -77,15 +77,24 @@ export class App {
     });
     onReload(() => this.poll());
     document.addEventListener('keydown', (event) => this.typed(event));
-    new ResizeObserver(() => this.redraw()).observe(this.node);
+    this.followWidth();
     return this.follow();
+  }
+
+  // Not the height, which is another whenever something is opened.
+  followWidth() {
+    let width = null;
+    new ResizeObserver(() => {
+      if (this.node.clientWidth !== width) this.redraw();
+      width = this.node.clientWidth;
+    }).observe(this.node);
   }
 
   async follow() {
     await this.poll();
     if (!this.source.isLive) return;
     // A server that takes long to answer is not asked more often for it.
-    setTimeout(() => this.follow(), 1000 * Math.max(POLL_SECONDS, 10 * this.loader.seconds));
+    setTimeout(() => this.follow(), 1000 * Math.max(POLL_SECONDS, 10 * this.loader.takeSeconds()));
   }
 
   async poll() {
@@ -258,8 +267,10 @@ export class App {
     if (event.key === '/' && !isWriting && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
       this.bar.search.focus();
-    } else if (event.key === 'Escape' && event.target === this.bar.search) this.state.set({search: ''});
-    else if (event.key === 'Escape' && !isWriting && !event.defaultPrevented) this.close();
+    } else if (event.key === 'Escape' && event.target === this.bar.search) {
+      this.bar.search.value = '';
+      this.state.set({search: ''});
+    } else if (event.key === 'Escape' && !isWriting && !event.defaultPrevented) this.close();
   }
 
   async copy() {

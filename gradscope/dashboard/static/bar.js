@@ -1,6 +1,6 @@
 // The bar of controls: which runs, which metric, which rows, and ways to take something along.
 
-import {element} from './dom.js';
+import {element, renew} from './dom.js';
 import {clipped, deepest, visible} from './names.js';
 import {SIGNS} from './severity.js';
 
@@ -85,11 +85,11 @@ class RunChooser {
   list() {
     const names = new Set(this.matching());
     this.full.hidden = this.chosen.length < MOST_RUNS;
-    this.rows.replaceChildren(...this.runs.filter((run) => names.has(run.name)).map((run) => this.row(run)));
+    renew(this.rows, ...this.runs.filter((run) => names.has(run.name)).map((run) => this.row(run)));
   }
 
   row({name, severity, last_step: step}) {
-    const box = element('input', {type: 'checkbox', checked: this.chosen.includes(name), onchange: () => {
+    const box = element('input', {type: 'checkbox', 'data-key': name, checked: this.chosen.includes(name), onchange: () => {
       this.choose(box.checked ? [...this.chosen, name] : this.chosen.filter((one) => one !== name));
     }});
     return element('li', {}, element('label', {title: visible(name)}, box,

@@ -31,6 +31,18 @@ export function whenChanged(update) {
   };
 }
 
+// Replaces what `parent` holds; who was at one of its controls by keyboard is at the same one again.
+export function renew(parent, ...children) {
+  const controls = () => [...parent.querySelectorAll('button, input, select, summary, [tabindex]')];
+  const before = controls();
+  const at = before.indexOf(document.activeElement);
+  const name = (control) => `${control.tagName} ${control.dataset.key ?? control.textContent}`;
+  const wanted = at < 0 ? null : name(before[at]);
+  const nth = before.slice(0, Math.max(at, 0)).filter((control) => name(control) === wanted).length;
+  parent.replaceChildren(...children);
+  if (wanted !== null) controls().filter((control) => name(control) === wanted)[nth]?.focus({preventScroll: true});
+}
+
 const tooltip = element('div', {className: 'tooltip', role: 'presentation', hidden: true});
 
 export function showTooltip(x, y, lines) {

@@ -1,7 +1,7 @@
 // The findings of the runs shown: what happened, where, since when, and what to change.
 
 import {LineChart} from './chart.js';
-import {element} from './dom.js';
+import {element, renew} from './dom.js';
 import {clipped, visible} from './names.js';
 import {counted, exact, number, steps} from './numbers.js';
 import {SIGNS} from './severity.js';
@@ -22,7 +22,7 @@ export class Findings {
     const open = new Set([...this.list.querySelectorAll('details[open]')].map((details) => details.dataset.key));
     const judged = runs.filter((run) => run.summary);
     const sound = judged.filter((run) => !run.summary.summary.findings.length);
-    this.list.replaceChildren(...judged.filter((run) => !sound.includes(run)).flatMap((run) => this.ofRun(run, runs.length, chosen)),
+    renew(this.list, ...judged.filter((run) => !sound.includes(run)).flatMap((run) => this.ofRun(run, runs.length, chosen)),
       ...nothing(sound, runs.length));
     for (const details of this.list.querySelectorAll('details')) details.open = open.has(details.dataset.key);
     this.draw();

@@ -1,7 +1,7 @@
 // The ledger of steps: loss, total gradient norm before and after clipping, loss scale, and the steps that went wrong.
 
 import {LineChart} from './chart.js';
-import {element, whenChanged} from './dom.js';
+import {element, renew, whenChanged} from './dom.js';
 import {clipped} from './names.js';
 import {counted, exact, losses, number} from './numbers.js';
 
@@ -40,7 +40,7 @@ export class Ledger {
   tellAll(there) {
     this.counts.replaceChildren(...there.map((run) => counts(run, there.length)).filter(Boolean));
     const isOpen = this.tables.querySelector('details')?.open;
-    this.tables.replaceChildren(...there.map((run) => table(run)));
+    renew(this.tables, ...there.map((run) => table(run)));
     for (const details of this.tables.querySelectorAll('details')) details.open = Boolean(isOpen);
   }
 

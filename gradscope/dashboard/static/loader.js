@@ -13,6 +13,13 @@ export class Loader {
     this.wanted = new Set();
   }
 
+  // The longest that a question took which is asked again and again, since this was asked last.
+  takeSeconds() {
+    const {seconds} = this;
+    this.seconds = 0;
+    return seconds;
+  }
+
   async list() {
     const started = performance.now();
     try {
@@ -26,7 +33,7 @@ export class Loader {
       this.error = error.message;
       this.changed();
     }
-    this.seconds = (performance.now() - started) / 1000;
+    this.seconds = Math.max(this.seconds, (performance.now() - started) / 1000);
   }
 
   // Asks for what is not there yet, or no longer as the run is; nothing that is there goes before its successor comes.
@@ -89,7 +96,7 @@ export class Loader {
     }
     entry.version = run.version;
     entry.isPending = false;
-    this.seconds = Math.max(this.seconds, (performance.now() - started) / 1000);
+    if (!isFirst) this.seconds = Math.max(this.seconds, (performance.now() - started) / 1000);
     this.forget();
     this.changed();
     this.want(this.wish);

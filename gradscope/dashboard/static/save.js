@@ -7,8 +7,10 @@ import {clipped} from './names.js';
 
 const [PAD, LINE] = [16, 22];
 
-export function savePicture(maps, runs, dark) {
+// The heat maps as they are drawn; a run without one, of which only a sentence is shown, is left out.
+export function savePicture(maps, dark) {
   const style = getComputedStyle(maps.node);
+  const runs = maps.prepared.map(({run}) => run).filter((run) => !maps.mapOf(run).isEmpty);
   const canvases = runs.map((run) => maps.mapOf(run).base);
   const ratio = window.devicePixelRatio || 1;
   const width = Math.max(BAR_SIZE.width + 360, ...canvases.map((one) => one.width / ratio)) + 2 * PAD;

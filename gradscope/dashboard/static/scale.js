@@ -23,15 +23,26 @@ export function hasContract(metric, matrices) {
 }
 
 // The distance from the middle of a range in halves of its width: within ±1 is inside. A range of positive numbers
-// is measured in logarithms, on each side by its own width from 1, the middle that a variance is meant to have.
+// is measured in logarithms, on each side by its own width from the middle: 1, where it holds it, as a variance does.
 export function distance(value, [low, high]) {
-  if (low > 0) return value >= 1 ? Math.log(value) / Math.log(high) : -Math.log(value) / Math.log(low);
+  if (low > 0) {
+    const middle = middleOf(low, high);
+    const side = value >= middle ? high : low;
+    return (value >= middle ? 1 : -1) * (Math.log(value / middle) / Math.log(side / middle));
+  }
   return (value - (low + high) / 2) / ((high - low) / 2);
 }
 
 export function atDistance(reached, [low, high]) {
-  if (low > 0) return reached >= 0 ? high ** reached : low ** -reached;
+  if (low > 0) {
+    const middle = middleOf(low, high);
+    return middle * ((reached >= 0 ? high : low) / middle) ** Math.abs(reached);
+  }
   return (low + high) / 2 + (reached * (high - low)) / 2;
+}
+
+function middleOf(low, high) {
+  return low < 1 && high > 1 ? 1 : Math.sqrt(low * high);
 }
 
 // What is drawn, one layer after another: float32[L × S], +∞ where not finite, −∞ for an exact zero without logarithm.
@@ -139,7 +150,7 @@ export function marks(scale) {
   const at = (value) => (value - scale.low) / (scale.high - scale.low);
   if (scale.byContract) {
     return [-scale.high, -1, 1, scale.high].map((reached) => ({
-      at: at(reached), text: brief(Number(atDistance(reached, scale.range).toPrecision(2))),
+      at: at(reached), text: brief(Number(atDistance(reached, scale.range).toPrecision(Math.abs(reached) === 1 ? 3 : 2))),
     }));
   }
   const values = ticks(scale.low, scale.high, 5, scale.logarithmic || scale.metric.unit === 'flags');

@@ -75,6 +75,16 @@ def test_within_one_is_within_the_range_and_nothing_else_is(bounds: tuple[float,
     assert scale.call("distance", low, bounds) == -1
 
 
+def test_a_range_of_positive_numbers_beside_one_has_its_own_middle(scale: Module) -> None:
+    bounds = [0.2, 0.8]
+    assert scale.call("distance", 0.4, bounds) == pytest.approx(0)
+    assert scale.call("distance", 0.8, bounds) == pytest.approx(1)
+    assert scale.call("distance", 0.2, bounds) == pytest.approx(-1)
+    assert scale.call("distance", 1.6, bounds) == pytest.approx(2)
+    for reached in (-2.5, -1, 0, 1, 3):
+        assert scale.call("distance", scale.call("atDistance", reached, bounds), bounds) == pytest.approx(reached)
+
+
 def test_distances_have_closed_forms(scale: Module) -> None:
     assert scale.call("distance", 0.0, MEAN) == 0
     assert scale.call("distance", 0.3, MEAN) == pytest.approx(3)
