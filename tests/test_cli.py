@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,8 @@ import gradscope.events
 import gradscope.rules
 from gradscope import __version__
 from gradscope.cli import main
+from gradscope.cli.completion import SHELLS
+from gradscope.cli.version import _is_installed
 from gradscope.events import Encoder, load
 from gradscope.records import Finding, Record, Run
 from gradscope.rules import diagnose
@@ -198,7 +201,11 @@ def test_without_a_command_it_helps_and_fails(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     ("argv", "text"),
-    [(["--version"], f"gradscope {__version__}\n"), (["--help"], "examples:"), (["summary", "--help"], "--width N")],
+    [
+        (["--version"], f"gradscope {__version__} (lightning-gradscope)\n"),
+        (["--help"], "examples:"),
+        (["summary", "--help"], "--width N"),
+    ],
 )
 def test_version_and_help(argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -329,7 +336,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_python_m_gradscope() -> None:
     process = python("-m", "gradscope", "--version")
-    assert (process.returncode, process.stdout) == (0, f"gradscope {__version__}\n")
+    assert (process.returncode, process.stdout) == (0, f"gradscope {__version__} (lightning-gradscope)\n")
     process = python("-m", "gradscope", "sumary")
     assert process.returncode == 2
 
@@ -354,3 +361,40 @@ def test_a_report_that_cannot_be_written_says_so(
         f"gradscope: error: `--output` must be a file that can be written, got {str(tmp_path)!r}: Is a directory; "
         "choose another place\n"
     )
+
+
+def test_the_version_warns_of_a_namesake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("gradscope.cli.version._is_installed", lambda name: name == "gradscope")
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    err = capsys.readouterr().err
+    assert err.startswith("gradscope: warning: the distribution `gradscope`, by other people, is installed as well")
+    assert err.count("\n") == 1
+
+
+def test_what_is_installed_is_known() -> None:
+    assert _is_installed("lightning-gradscope")
+    assert not _is_installed("no-such-distribution-anywhere")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a bash")
+@pytest.mark.parametrize(("typed", "completed"), [("sum", "summary"), ("summary --js", "--json"), ("exp", "explain")])
+def test_bash_completes_commands_and_options(typed: str, completed: str, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(python("-m", "gradscope", "completion", "bash").stdout)
+    words = ["gradscope", *typed.split()]
+    ask = f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_gradscope"
+    done = subprocess.run(
+        ["bash", "-c", f'{ask}; echo "${{COMPREPLY[@]}}"'], capture_output=True, text=True, check=True
+    )
+    assert completed in done.stdout.split()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_has_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "summary" in capsys.readouterr().out

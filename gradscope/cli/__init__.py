@@ -4,12 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gradscope import __version__
-from gradscope.cli import explain, report, summary, watch
+from gradscope.cli import completion, explain, report, summary, watch
 from gradscope.cli.command import BadInputError, Execute, Parser
+from gradscope.cli.version import Version
 from gradscope.wording import one_line
 
-COMMANDS = (summary, watch, report, explain)
+COMMANDS = (summary, watch, report, explain, completion)
 """In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
 
 EXAMPLES = """\
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` and ``--version``, with status 0.
     """
-    parser = _parser()
+    parser = build_parser()
     try:
         arguments = parser.parse_args(argv)
         execute: Execute | None = arguments.execute
@@ -44,14 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the whole command line."""
     parser = Parser(
         prog="gradscope",
         description="Gradient health of PyTorch Lightning runs, from the logs that the GradScope callback wrote.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"gradscope {__version__}")
+    parser.add_argument("--version", action=Version)
     parser.set_defaults(execute=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:

@@ -16,6 +16,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 Execute = Callable[[argparse.Namespace], int]
 
 DEFAULT_LOGDIR = "lightning_logs"
+DIRECTORY = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/", "tcsh": "d"}
 PIPED_WIDTH = 120
 LEAST_WIDTH, GREATEST_WIDTH = 20, 1000
 
@@ -45,15 +46,16 @@ def add_command(commands: Commands, name: str, execute: Execute, does: str, exam
     return parser
 
 
-def add_logdir(parser: Parser) -> None:
-    """Add the argument LOGDIR."""
-    parser.add_argument(
+def add_logdir(parser: Parser, default: str | None = DEFAULT_LOGDIR, default_means: str = "%(default)s") -> None:
+    """Add the argument LOGDIR, which a shell completes with the names of directories."""
+    argument = parser.add_argument(
         "logdir",
         nargs="?",
-        default=DEFAULT_LOGDIR,
+        default=default,
         metavar="LOGDIR",
-        help="a directory with event files, at any depth, or one such file (default: %(default)s)",
+        help=f"a directory with event files, at any depth, or one such file (default: {default_means})",
     )
+    argument.complete = DIRECTORY  # type: ignore[attr-defined]  # what `gradscope completion` looks for
 
 
 def add_output_options(parser: Parser) -> None:

@@ -9,6 +9,7 @@ from gradscope.cli.command import (
     BadInputError,
     Commands,
     add_command,
+    add_logdir,
     add_output_options,
     console,
     load_runs,
@@ -34,12 +35,7 @@ def add(commands: Commands) -> None:
     """Add the command."""
     does = "tell what is wrong with the runs under a directory, and what to change"
     parser = add_command(commands, "summary", execute, does, EXAMPLES)
-    parser.add_argument(
-        "logdir",
-        nargs="?",
-        metavar="LOGDIR",
-        help=f"a directory with event files, or one such file (default: the newest run in {DEFAULT_LOGDIR})",
-    )
+    add_logdir(parser, None, f"the newest run in {DEFAULT_LOGDIR}")
     parser.add_argument(
         "--layer", action="append", metavar="GLOB", help="layers to show; a leading ! excludes; repeatable"
     )
