@@ -5,7 +5,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from tests.end_to_end.gradscope_page import GradScopePage
 from tests.end_to_end.hostile_logs import SCRIPT, write_hostile
-from tests.end_to_end.test_report_page import opened_report, write_report
+from tests.end_to_end.report_page import opened_report, write_report
 
 pytestmark = pytest.mark.slow
 
