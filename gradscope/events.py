@@ -12,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
-from gradscope.decoding import PLUGIN_NAME, Content, Decoder
+from gradscope.decoding import GLOBALS_TAG, PLUGIN_NAME, Content, Decoder
 from gradscope.encoding import Encoder
 from gradscope.event_files import EventFile, Files, LocalFiles, reason
 from gradscope.frames import Frames
@@ -40,7 +40,7 @@ def load(logdir: str | os.PathLike[str]) -> dict[str, Run]:
     reader = LogReader(logdir)
     runs = reader.read(live=False)
     if not runs:
-        raise reader.nothing_found()
+        raise reader._nothing_found()
     return runs
 
 
@@ -75,7 +75,7 @@ class LogReader:
         runs = {name: self._runs[name].read(files, live) for name, files in listed.items()}
         return {name: run for name, run in runs.items() if run is not None}
 
-    def nothing_found(self) -> ValueError | FileNotFoundError:
+    def _nothing_found(self) -> ValueError | FileNotFoundError:
         """Return an error that says why there were no runs in the last reading, and what to do."""
         if not self._files.exists():
             return FileNotFoundError(
@@ -215,12 +215,13 @@ def _ends(file: BinaryIO, position: int) -> bytes:
 def _decode(event: Event, decoder: Decoder) -> None:
     values = []
     for value in event.summary.value:
+        tag = value.tag
         if value.HasField("metadata") and value.metadata.plugin_data.plugin_name == PLUGIN_NAME:
-            decoder.describe(value.tag, value.metadata.plugin_data.content)
-        if value.tag in decoder.series:
-            values.append((value.tag, _content(value.tensor)))
-        else:
-            decoder.miss(value.tag)
+            decoder.describe(tag, value.metadata.plugin_data.content)
+        if tag in decoder.series:
+            values.append((tag, _content(value.tensor)))
+        elif tag == GLOBALS_TAG:  # of every record
+            decoder.miss()
     decoder.read(event.step, event.wall_time, values)
 
 
