@@ -1,5 +1,6 @@
 """Where a run parts ways with a sound one: a pure function of two runs."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,12 +13,17 @@ from gradscope.records import Layer, Run
 from gradscope.rules.persistence import Mask, median
 
 Doubles = npt.NDArray[np.float64]
+Steps = npt.NDArray[np.int64]
 
 SPREADS = 4.0
-"""How many times the baseline's own spread a run may be away from it."""
+"""How many times the baseline's own spread from record to record a run may be away from it."""
 
 LASTING = 5
 """Records in a row for which it has to be further away: a batch that is odd is no parting."""
+
+PACE = 1.5
+"""How many times faster or slower one sound run may learn than another: a run at step 300 is compared with all that the
+baseline was between steps 200 and 450."""
 
 NEVER = 2**31
 """The index of a record that there is not."""
@@ -34,13 +40,13 @@ class Scale(NamedTuple):
 
 SCALES: Mapping[str, Scale] = {
     "grad_norm": Scale(True, 1.0),
-    "act_var": Scale(True, 0.5),
+    "act_var": Scale(True, 0.7),
     "update_ratio": Scale(True, 1.0),
-    "weight_norm": Scale(True, 0.5),
+    "weight_norm": Scale(True, 0.7),
     "dead_fraction": Scale(False, 0.4),
     "saturated_fraction": Scale(False, 0.4),
 }
-"""By the metrics that are compared. Two seeds of one net lie well within: factors of 10 for what a batch decides, of 3
+"""By the metrics that are compared. Two seeds of one net lie well within: factors of 10 for what a batch decides, of 5
 for what the weights decide, 40 points of a percentage."""
 
 
@@ -56,8 +62,8 @@ class Parting:
     """By which of its metrics, the one that was the furthest away."""
     value: float
     """What it was; infinite where it was no number."""
-    expected: float
-    """What it is in the baseline at that step."""
+    bound: float
+    """The largest or smallest that it was in the baseline about that step, whichever is nearer."""
     layers: tuple[str, ...]
     """All layers that parted at any step, in order of depth."""
 
@@ -87,12 +93,12 @@ class Comparison:
 def compare(run: Run, baseline: Run) -> Comparison:
     """Return what `run` has in common with `baseline`, and the layer and step at which it parts from it.
 
-    Layers are matched by name, steps by linear interpolation between the baseline's records, in decades for
-    quantities with a scale; steps outside of the baseline's are left out. A layer parts where for 5 records in a row
-    one of its metrics is further from the baseline's than 4 times the baseline's own spread over its records (1.4826
-    times the median absolute deviation), and than a fixed least distance (`SCALES`), on the same side. So
-    does one that is NaN or infinite until the run ends, for however short. Metrics that were not measured, and layers
-    with fewer than 5 records in the baseline, do not part.
+    Layers are matched by name and records by step; steps before or after the baseline's are left out. A layer parts
+    where for 5 records in a row one of its metrics lies outside of all that it was in the baseline about then (`PACE`),
+    on the same side, by more than 4 times the baseline's own spread (as a standard deviation, from the median jump
+    between two records) and by more than a fixed least distance (`SCALES`). So does one that is NaN or infinite until
+    the run ends, for however short. What was not measured does not part, nor does a layer with fewer than 5 records in
+    the baseline.
     """
     of_run, of_baseline = ({layer.name: layer for layer in r.layers} for r in (run, baseline))
     common = [name for name in of_run if name in of_baseline]
@@ -128,9 +134,10 @@ class _Distance(NamedTuple):
 
     metric: str
     values: Doubles
-    expected: Doubles
+    bounds: Doubles
+    """The largest or smallest value that the baseline had about then: the one nearer to the value."""
     tolerances: Doubles
-    """How far the value may be from what is expected: +1 and -1 are its bounds, NaN is not comparable."""
+    """How far the value is beyond it, in tolerances: above 1 or below -1 it is too far; NaN is not comparable."""
 
 
 def _parting(run: Run, baseline: Run, common: list[str], within: Mask) -> Parting | None:
@@ -150,7 +157,7 @@ def _parting(run: Run, baseline: Run, common: list[str], within: Mask) -> Partin
         layer=common[layer],
         metric=furthest.metric,
         value=float(furthest.values[at, layer]),
-        expected=float(furthest.expected[at, layer]),
+        bound=float(furthest.bounds[at, layer]),
         layers=tuple(name for name, when in zip(common, by_layer, strict=True) if when != NEVER),
     )
 
@@ -158,13 +165,23 @@ def _parting(run: Run, baseline: Run, common: list[str], within: Mask) -> Partin
 def _distance(run: Run, baseline: Run, common: list[str], within: Mask, metric: str) -> _Distance:
     scale = SCALES[metric]
     values = _cells(run, metric, common)[within]
+    scaled = _scaled(values, scale)
     reference = _scaled(_cells(baseline, metric, common), scale)
     reference[~np.isfinite(reference)] = np.nan
-    expected = _interpolated(run.steps[within], baseline.steps, reference)
-    spread = _MAD_TO_SIGMA * median(np.abs(reference - median(reference)))
-    away = _scaled(values, scale) - expected
-    back = np.power(10, expected) if scale.decades else expected
-    return _Distance(metric, values, back, away / np.maximum(scale.least, SPREADS * spread))
+    reference[:, (~np.isnan(reference)).sum(axis=0) < LASTING] = np.nan
+    low, high = _envelope(run.steps[within], baseline.steps, reference)
+    beyond = np.where(scaled > high, scaled - high, np.minimum(scaled - low, 0))
+    bounds = np.where(scaled > high, high, low)
+    back = np.power(10, bounds) if scale.decades else bounds
+    return _Distance(metric, values, back, beyond / np.fmax(scale.least, SPREADS * _spread(reference)))
+
+
+def _spread(values: Doubles) -> Doubles:
+    """Return by how much `values`, float64[T, L], scatter from record to record: float64[L], as a σ.
+
+    From the jumps between two records: what a run has of a slow trend is no scatter.
+    """
+    return _MAD_TO_SIGMA * median(np.abs(np.diff(values, axis=0))) / math.sqrt(2)
 
 
 def _cells(run: Run, metric: str, names: list[str]) -> Doubles:
@@ -174,18 +191,27 @@ def _cells(run: Run, metric: str, names: list[str]) -> Doubles:
 
 def _scaled(values: Doubles, scale: Scale) -> Doubles:
     if not scale.decades:
-        return values.copy()
+        return np.array(values)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.log10(values), dtype=np.float64)  # of nothing it is -inf: away from any number
+        return np.array(np.log10(values))  # of nothing it is -inf: away from any number
 
 
-def _interpolated(at: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], values: Doubles) -> Doubles:
-    """Return `values`, float64[T, L] at `steps`, as they are `at` other steps: NaN outside of what was measured."""
-    result = np.full((len(at), values.shape[1]), np.nan)
-    for layer, column in enumerate(values.T):
-        known = ~np.isnan(column)
-        if known.sum() >= LASTING:
-            result[:, layer] = np.interp(at, steps[known], column[known], left=np.nan, right=np.nan)
+def _envelope(at: Steps, steps: Steps, values: Doubles) -> tuple[Doubles, Doubles]:
+    """Return the least and the largest of `values`, float64[T, L] at `steps`, about each step of `at`."""
+    # One record more on either side: what lies between two records of the baseline is between their values.
+    first = np.maximum(np.searchsorted(steps, at / PACE, side="right") - 1, 0)
+    last = np.minimum(np.searchsorted(steps, at * PACE, side="left"), len(steps) - 1)
+    return _over_ranges(np.fmin, values, first, last), _over_ranges(np.fmax, values, first, last)
+
+
+def _over_ranges(extreme: np.ufunc, values: Doubles, first: Steps, last: Steps) -> Doubles:
+    """Return `extreme` over the rows first to last of `values`: two powers of two that overlap cover any range."""
+    level = np.log2(last - first + 1).astype(np.int64)
+    result = np.empty((len(first), values.shape[1]))
+    for k in range(int(level.max(initial=-1)) + 1):
+        rows = level == k
+        result[rows] = extreme(values[first[rows]], values[last[rows] - 2**k + 1])
+        values = extreme(values[: -(2**k)], values[2**k :])
     return result
 
 
