@@ -27,9 +27,10 @@ from gradscope.records import (
 )
 from gradscope.report.layer_table import layer_table
 from gradscope.report.page import SHORTEST_NAME, STYLES, Page
+from gradscope.report.sign import sign_of
 from gradscope.report.sparkline import sparkline
 from gradscope.rules.causes import in_order
-from gradscope.summary import verdict, worst_severity
+from gradscope.summary import verdict
 from gradscope.wording import counted
 
 __all__ = ["Overview", "Report", "Reports"]
@@ -80,7 +81,7 @@ class Overview:
             table.add_column(heading, justify="right", no_wrap=True)
         for report in self.reports:
             table.add_row(
-                _sign(page, report.run, report.findings),
+                sign_of(page, report.run, report.findings),
                 Text(page.name(report.run.name, max(SHORTEST_NAME, page.width // 4)), style="bold"),
                 page.text(verdict(report.run, report.findings)),
                 *(f"{len(report.run.steps):,}", _last_loss(report.run))[: len(numbers)],
@@ -110,18 +111,11 @@ def _head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[Rendera
     if len(run.steps):
         extent.insert(1, page.steps(int(run.steps[0]), int(run.steps[-1])))
     yield from _flow(page, [Text(page.name(run.name, page.width), style="bold"), *(Text(e, "dim") for e in extent)])
-    sign = _sign(page, run, findings)
+    sign = sign_of(page, run, findings)
     yield page.item(sign.plain, [page.text(verdict(run, findings), str(sign.style))], str(sign.style))
     if run.stop is not None:
         yield Text(f"GradScope stopped the fit at step {run.stop.step}: {page.visible(run.stop.code)}", style="yellow")
     yield from _flow(page, [*_loss(page, run), *_norms(run), *_mishaps(run)])
-
-
-def _sign(page: Page, run: Run, findings: Sequence[Finding]) -> Text:
-    worst = worst_severity(findings)
-    if worst is None and len(run.steps) < run.thresholds.minimum_records:
-        return Text(page.glyphs.unjudged, style="dim")
-    return Text(page.glyphs.signs[worst], style=STYLES[worst])
 
 
 def _flow(page: Page, pieces: Sequence[Text]) -> Iterator[Text]:
