@@ -58,13 +58,12 @@ def judged(
 
 def verdict(judged: Judged, runs: int, fail_on: Severity) -> str:
     """Return in one line whether the check of so many `runs` is passed, with the numbers behind it."""
-    level = "critical" if fail_on is Severity.CRITICAL else "warning or worse"
-    lighter = len(judged.findings) - len(judged.fails) - len(judged.known)
+    noun = "new critical finding" if fail_on is Severity.CRITICAL else "new finding"
+    lighter = len(judged.findings) - len(judged.fails | judged.known)
     counts = {"lighter": lighter, "known": len(judged.known), "gone": len(judged.gone)}
     rest = "".join(f", {number:,} {what}" for what, number in counts.items() if number)
-    if judged.fails:
-        return f"failed: {counted(len(judged.fails), 'new finding')} ({level}) in {counted(runs, 'run')}{rest}"
-    return f"passed: no new finding ({level}) in {counted(runs, 'run')}{rest}"
+    found = f"failed: {counted(len(judged.fails), noun)}" if judged.fails else f"passed: no {noun}"
+    return f"{found} in {counted(runs, 'run')}{rest}"
 
 
 def baseline_of(findings: Mapping[str, Sequence[Finding]]) -> list[Known]:

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from gradscope import __version__
-from gradscope.cli import check, compare, explain, report, summary
+from gradscope.cli import check, compare, explain, export, report, summary
 from gradscope.cli.command import BadInputError, Execute, Parser
 from gradscope.wording import one_line
 
-COMMANDS = (summary, compare, check, report, explain)
+COMMANDS = (summary, compare, check, report, export, explain)
 """In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
 
 EXAMPLES = """\
@@ -20,6 +20,7 @@ examples:
   gradscope compare runs --baseline version_0   runs side by side, and where each parts ways with a sound one
   gradscope check runs                          exit 1 if any of them is sick, for scripts and CI
   gradscope report runs -o report.html          all of them as one file with pictures, to look at or to send
+  gradscope export runs --to csv -o runs.csv    all that was measured, for other programs
   gradscope explain dead_relu                   what a finding means, and what to do about it
 """
 
