@@ -28,6 +28,6 @@ toc_object_entries_show_parents = "hide"
 
 nitpicky = True
 nitpick_ignore_regex = [  # what other projects document, whose inventories are not at hand without a network
-    (r"py:.*", r"(numpy|np|npt|torch|pytorch_lightning|pl|collections|os)\..*"),
+    (r"py:.*", r"(numpy|np|npt|pandas|torch|pytorch_lightning|pl|collections|os)\..*"),
     (r"py:obj", r"TensorBoardLogger|GradScaler|None|True|False"),
 ]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -14,10 +13,10 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
 from gradscope.decoding import GLOBALS_TAG, PLUGIN_NAME, Content, Decoder
 from gradscope.encoding import Encoder
-from gradscope.event_files import EventFile, Files, LocalFiles, reason
+from gradscope.event_files import EventFile, Files, reason
 from gradscope.frames import Frames
 from gradscope.records import Run
-from gradscope.remote_files import files_at, is_url
+from gradscope.remote_files import files_under
 from gradscope.wording import counted
 
 __all__ = ["Encoder", "LogReader", "load"]
@@ -58,7 +57,7 @@ class LogReader:
 
     def __init__(self, logdir: str | os.PathLike[str]) -> None:
         self._logdir = os.fspath(logdir)
-        self._files: Files = files_at(self._logdir) if is_url(self._logdir) else LocalFiles(Path(self._logdir))
+        self._files = files_under(self._logdir)
         self._runs: dict[str, _RunReader] = {}
 
     def read(self, *, live: bool = True) -> dict[str, Run]:

@@ -1,13 +1,16 @@
 """The frames that an event file is made of, and how those that hold our values are found among them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from gradscope.checksum import masked_crc
 
 MARKER = b"gradscope"
 """All our tags begin with it, so that a frame without it need not be looked at."""
+
+Find = Callable[[bytes, int], int]
+"""Where in some bytes, from a place on, something stands that is looked for: -1 where it does not."""
 
 CHUNK = 1 << 20
 """How many bytes are read at a time."""
@@ -22,26 +25,32 @@ _BEYOND_ANY_FILE = 1 << 65
 """In place of the size of a frame whose header is wrong or not there."""
 
 
+def find_marker(data: bytes, start: int) -> int:
+    """Find `MARKER`."""
+    return data.find(MARKER, start)
+
+
 class Frames:
-    """The data of the frames that hold `MARKER`, from `position` on: a file is gone through once, from chunk to chunk.
+    """The data of the frames that hold what `find` finds, from `position` on: gone through once, from chunk to chunk.
 
     A frame is a u64 length, the u32 checksum of that, data, and the u32 checksum of the data, all little-endian
     (TFRecord). The checksum of every length is compared, so that a damaged one cannot hide what follows, and that of
-    the data where they hold `MARKER`. Behind a damaged length it goes on at the next frame both of whose checksums are
+    the data of those that are given. Behind a damaged length it goes on at the next frame both of whose checksums are
     right: by chance they are in one of 2**64 places.
     """
 
-    def __init__(self, file: BinaryIO, position: int, size: int) -> None:
+    def __init__(self, file: BinaryIO, position: int, size: int, find: Find = find_marker) -> None:
         self.position = position
         """Where the first frame begins that was not gone through: `size` after the last, less where that is not
         whole or where no frame is."""
         self.damaged = 0
-        """How many frames held `MARKER` and were left out, because their checksum is wrong."""
+        """How many frames held what is looked for and were left out, because their checksum is wrong."""
         self.skipped = 0
         """How many bytes were passed over between a damaged length and the next frame."""
         self.is_damaged = False
         """Whether what is at `position` is no frame, and not even the beginning of one."""
         self._file = file
+        self._find = find
         self._end = size
         self._sizes = _Sizes()
 
@@ -69,7 +78,7 @@ class Frames:
         sizes, offset = self._sizes, self.position
         start = end = 0
         while end < len(chunk):
-            hit = chunk.find(MARKER, end)
+            hit = self._find(chunk, end)
             stop = hit if hit >= 0 else len(chunk)
             while end < stop:  # once for each frame of a log: nothing is as short as this
                 start = end
@@ -84,7 +93,7 @@ class Frames:
     def _larger_than_chunk(self, size: int) -> Iterator[bytes]:
         start, reach = self.position, CHUNK + len(MARKER) - 1
         pieces = (self._read(start + i, min(reach, size - i)) for i in range(0, size, CHUNK))
-        holds_marker = any(MARKER in piece for piece in pieces)
+        holds_marker = any(self._find(piece, 0) >= 0 for piece in pieces)
         frame = self._read(start, size) if holds_marker else b""
         if start + size <= self._end:  # else the file became shorter meanwhile
             self.position = start + size

@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradscope.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    import pandas
 
 Floats = npt.NDArray[np.float32]
 
@@ -304,6 +307,22 @@ class Run:
     def rows(self, *kinds: str) -> npt.NDArray[np.int64]:
         """Return the indices of the layers of any of `kinds`, in order: int64[n], with n = 0 where there is none."""
         return np.array([i for i, layer in enumerate(self.layers) if layer.kind in kinds], dtype=np.int64)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return all that was measured as tidy data: a row for each number, in order of steps, layers and metrics.
+
+        The columns are run, step (int64), wall_time (float64, seconds since 1970), layer, type, kind, metric and value
+        (float64), the texts as categories. What belongs to no layer, `loss` say, has an empty layer, type and kind.
+        What was not measured has no row; a NaN that was measured has one. A run without records gives no rows.
+        ``df.pivot_table("value", "step", "layer")`` of one metric is its matrix.
+
+        Raises:
+            ImportError: pandas is not installed; the extra ``export`` installs it.
+        """
+        from gradscope.tables import to_dataframe
+        from gradscope.tidy import Table
+
+        return to_dataframe(Table(self))
 
     def _repr_html_(self) -> str:
         # A notebook asks for it. What draws is imported when it does.

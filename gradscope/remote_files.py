@@ -15,6 +15,16 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def files_under(logdir: str) -> Files:
+    """Return the place that `logdir` names, a path or an address.
+
+    Raises:
+        ValueError: an address whose protocol fsspec does not know, or for which a package is missing.
+        OSError: the file system refuses.
+    """
+    return files_at(logdir) if is_url(logdir) else LocalFiles(Path(logdir))
+
+
 def files_at(url: str) -> Files:
     """Return the place that `url` names; what is on a local disk is read as such.
 

@@ -52,7 +52,7 @@ def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
         "first_step": int(run.steps[0]) if len(run.steps) else None,
         "last_step": int(run.steps[-1]) if len(run.steps) else None,
         "layers": _layers(run),
-        "findings": [_finding(finding) for finding in findings],
+        "findings": [finding_as_json(finding) for finding in findings],
         "coverage": {"unseen": dict(run.coverage.unseen), "measured": dict(run.coverage.measured)},
         "overhead": {
             "records": run.overhead.records,
@@ -132,7 +132,8 @@ def _layers(run: Run) -> list[LayerSummary]:
     ]
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_as_json(finding: Finding) -> dict[str, Any]:
+    """Return `finding` as what ``json.dumps(..., allow_nan=False)`` takes."""
     # Rules compute with numpy, whose integers and float32 the json module refuses.
     summary = finding.as_dict()
     summary["first_step"], summary["last_step"] = int(finding.first_step), int(finding.last_step)

@@ -4,12 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gradscope.cli import completion, explain, report, summary, watch
+from gradscope.cli import check, compare, completion, explain, export, report, summary, watch
 from gradscope.cli.command import BadInputError, Execute, Parser
 from gradscope.cli.version import Version
 from gradscope.wording import one_line
 
-COMMANDS = (summary, watch, report, explain, completion)
+COMMANDS = (summary, watch, compare, check, report, export, explain, completion)
 """In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
 
 EXAMPLES = """\
@@ -18,7 +18,10 @@ examples:
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
   gradscope watch                               the same while it trains, redrawn as it grows
+  gradscope compare runs --baseline version_0   runs side by side, and where each parts ways with a sound one
+  gradscope check runs                          exit 1 if any of them is sick, for scripts and CI
   gradscope report runs -o report.html          all of them as one file with pictures, to look at or to send
+  gradscope export runs --to csv -o runs.csv    all that was measured, for other programs
   gradscope explain dead_relu                   what a finding means, and what to do about it
 """
 
@@ -26,7 +29,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, by default that of the process, and return its exit status.
 
-    0 where all went well, whatever the diagnosis; 2 on bad input, with one line on stderr.
+    0 where all went well, whatever the diagnosis, but for ``check``, which gives 1 where it fails; 2 on bad input, with
+    one line on stderr.
 
     Raises:
         SystemExit: after ``--help`` and ``--version``, with status 0.

@@ -61,6 +61,11 @@ def add_logdir(parser: Parser, default: str | None = DEFAULT_LOGDIR, default_mea
 def add_output_options(parser: Parser) -> None:
     """Add ``--json`` and ``--width``."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    add_width(parser)
+
+
+def add_width(parser: Parser) -> None:
+    """Add ``--width``."""
     parser.add_argument("--width", type=_width, metavar="N", help="columns to use (default: those of the terminal)")
 
 
@@ -104,6 +109,12 @@ def rendered(page: "Console", renderable: "RenderableType") -> str:
     with page.capture() as capture:
         page.print(renderable)
     return capture.get()
+
+
+def encodable(text: str) -> str:
+    """Return `text` with an escape for each character that stdout's encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def write(text: str) -> None:

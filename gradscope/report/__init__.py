@@ -21,8 +21,8 @@ from gradscope.report.parts import (
     last_loss,
     note_items,
     overhead_line,
-    sign,
 )
+from gradscope.report.sign import sign_of
 from gradscope.report.terminal_map import terminal_map
 from gradscope.rules.causes import in_order
 from gradscope.summary import verdict
@@ -85,7 +85,7 @@ class Overview:
             table.add_column(heading, justify="right", no_wrap=True)
         for report in self.reports:
             table.add_row(
-                sign(page, report.run, report.findings),
+                sign_of(page, report.run, report.findings),
                 Text(page.name(report.run.name, max(SHORTEST_NAME, page.width // 4)), style="bold"),
                 page.text(verdict(report.run, report.findings)),
                 *(f"{len(report.run.steps):,}", last_loss(report.run))[: len(numbers)],

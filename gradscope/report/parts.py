@@ -25,8 +25,9 @@ from gradscope.records import (
 )
 from gradscope.report.depth_profile import depth_profile
 from gradscope.report.page import STYLES, Page
+from gradscope.report.sign import sign_of
 from gradscope.report.sparkline import sparkline
-from gradscope.summary import is_unjudged, verdict, worst_severity
+from gradscope.summary import verdict
 from gradscope.wording import counted
 
 
@@ -36,19 +37,11 @@ def head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[Renderab
     if len(run.steps):
         extent.insert(1, page.steps(int(run.steps[0]), int(run.steps[-1])))
     yield from _flow(page, [Text(page.name(run.name, page.width), style="bold"), *(Text(e, "dim") for e in extent)])
-    mark = sign(page, run, findings)
+    mark = sign_of(page, run, findings)
     yield page.item(mark.plain, [page.text(verdict(run, findings), str(mark.style))], str(mark.style))
     if run.stop is not None:
         yield Text(f"GradScope stopped the fit at step {run.stop.step}: {page.visible(run.stop.code)}", style="yellow")
     yield from _flow(page, [*_loss(page, run), *_depth(page, run), *_norms(run), *_mishaps(run)])
-
-
-def sign(page: Page, run: Run, findings: Sequence[Finding]) -> Text:
-    """Return the sign of the worst severity, in its style."""
-    if is_unjudged(run, findings):
-        return Text(page.glyphs.unjudged, style="dim")
-    worst = worst_severity(findings)
-    return Text(page.glyphs.signs[worst], style=STYLES[worst])
 
 
 def _flow(page: Page, pieces: Sequence[Text]) -> Iterator[Text]:

@@ -1,0 +1,158 @@
+"""``gradscope check``: a verdict for a program, as an exit status."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gradscope.cli.command import (
+    BadInputError,
+    Commands,
+    add_command,
+    add_logdir,
+    add_width,
+    console,
+    encodable,
+    load_runs,
+    rendered,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gradscope.baseline import Judged, Known
+    from gradscope.records import Run
+
+FORMATS = ("text", "github", "sarif", "json")
+
+EXAMPLES = """\
+  gradscope check                               exit 1 if a run in lightning_logs is sick
+  gradscope check runs --fail-on critical       only if training does not work at all
+  gradscope check runs --format github          with a note on the page of the workflow for each finding
+  gradscope check runs --format sarif > gradscope.sarif
+  gradscope check runs --write-baseline known.json
+                                                accept what is found today, once
+  gradscope check runs --baseline known.json    exit 1 only for what is not in it
+
+exit status: 0 nothing new that is severe enough, 1 there is, 2 bad input
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    does = "tell by the exit status whether the runs under a directory are sound, for scripts and CI"
+    parser = add_command(commands, "check", execute, does, EXAMPLES)
+    add_logdir(parser)
+    parser.add_argument(
+        "--fail-on",
+        choices=("warning", "critical"),
+        default="warning",
+        help="the least severity that fails the check (default: %(default)s)",
+    )
+    file = parser.add_mutually_exclusive_group()
+    file.add_argument("--baseline", metavar="FILE", help="findings that are known: only others fail the check")
+    file.add_argument("--write-baseline", metavar="FILE", help="write what is found to FILE: from then on it is known")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="how to print the findings (default: %(default)s)"
+    )
+    add_width(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the findings and return 1 where any is new and severe enough."""
+    from gradscope import rules
+    from gradscope.baseline import baseline_of, judged
+    from gradscope.records import Severity
+
+    known = [] if arguments.baseline is None else _read(arguments.baseline)
+    runs = {run.name: run for run in load_runs(arguments.logdir).values()}
+    findings = {name: rules.diagnose(run) for name, run in runs.items()}
+    if arguments.write_baseline is not None:
+        known = baseline_of(findings)
+        _write(arguments.write_baseline, known)
+    result = judged(findings, known, Severity[arguments.fail_on.upper()])
+    write(_printed(arguments, result, runs))
+    return 1 if result.fails else 0
+
+
+def _printed(arguments: argparse.Namespace, result: "Judged", runs: "Mapping[str, Run]") -> str:
+    from gradscope.records import Severity
+
+    if arguments.format == "json":
+        return _json(result, arguments.fail_on)
+    if arguments.format == "sarif":
+        return _sarif(arguments, result, runs)
+    fail_on = Severity[arguments.fail_on.upper()]
+    if arguments.format == "github":
+        from gradscope.annotations import annotations
+        from gradscope.baseline import verdict
+
+        lines = (*annotations(result), verdict(result, len(runs), fail_on))
+        return encodable("".join(f"{line}\n" for line in lines))
+    from gradscope.report.checked import Checked
+
+    return rendered(console(arguments.width), Checked(result, len(runs), fail_on))
+
+
+def _json(result: "Judged", fail_on: str) -> str:
+    import json
+
+    from gradscope.summary import finding_as_json
+
+    findings = [
+        {"run": run, "known": i in result.known, "fails": i in result.fails, **finding_as_json(finding)}
+        for i, (run, finding) in enumerate(result.findings)
+    ]
+    content = {
+        "passed": not result.fails,
+        "fail_on": fail_on,
+        "findings": findings,
+        "gone": [entry._asdict() for entry in result.gone],
+        "missing_runs": list(result.missing_runs),
+    }
+    return json.dumps(content, allow_nan=False, indent=2) + "\n"
+
+
+def _sarif(arguments: argparse.Namespace, result: "Judged", runs: "Mapping[str, Run]") -> str:
+    import json
+    from pathlib import Path
+
+    from gradscope.sarif import sarif
+
+    root = Path(arguments.logdir)
+    # The run at the directory itself is called after it.
+    folders = {name: root / name if (root / name).is_dir() else root for name in runs}
+    with_baseline = (arguments.baseline or arguments.write_baseline) is not None
+    return json.dumps(sarif(result, folders, with_baseline), allow_nan=False, indent=2) + "\n"
+
+
+def _read(name: str) -> "list[Known]":
+    from pathlib import Path
+
+    from gradscope.baseline import DamagedBaselineError, read
+
+    try:
+        return read(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(
+            f"`--baseline` must be a file that --write-baseline wrote, got {name!r}: {error.strerror}"
+        ) from error
+    except (DamagedBaselineError, UnicodeDecodeError) as error:
+        why = error if isinstance(error, DamagedBaselineError) else "it is not JSON"
+        raise BadInputError(
+            f"`--baseline` must be a file that --write-baseline wrote, got {name!r}: {why}; write it anew"
+        ) from error
+
+
+def _write(name: str, known: "Sequence[Known]") -> None:
+    from pathlib import Path
+
+    from gradscope.baseline import written
+
+    try:
+        Path(name).write_text(written(known), encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(
+            f"`--write-baseline` must be a file that can be written, got {name!r}: {error.strerror}; "
+            "choose another place"
+        ) from error
