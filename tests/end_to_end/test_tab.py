@@ -40,7 +40,7 @@ def told(logdir: Path) -> dict[str, Any]:
     """What ``gradscope summary --json`` prints, by run."""
     with pytest.MonkeyPatch.context() as patch:
         written: list[str] = []
-        patch.setattr("gradscope.cli._write", written.append)
+        patch.setattr("gradscope.cli.summary.write", written.append)
         assert cli.main(["summary", str(logdir), "--json"]) == 0
     return {run["name"]: run for run in json.loads("".join(written))["runs"]}
 

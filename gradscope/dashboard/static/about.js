@@ -31,8 +31,8 @@ function ofRun(run, number) {
     ...notSeen(coverage.unseen),
     element('p', {}, cost(overhead)),
   ];
-  if (number === 1) return element('div', {}, ...told);
-  return element('details', {open: notes.length > 0}, element('summary', {},
+  if (number === 1) return element('div', {className: 'about'}, ...told);
+  return element('details', {className: 'about', open: notes.length > 0}, element('summary', {},
     element('span', {className: `swatch run-${run.colour}`}), element('bdi', {}, clipped(run.name, 60))), ...told);
 }
 
