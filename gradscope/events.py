@@ -139,7 +139,7 @@ class _FileReader:
     def __init__(self, file: EventFile, files: Files) -> None:
         self.file = file
         self._files = files
-        self._position = self._records = self._damaged = self._unread = 0
+        self._position = self._unread = self._records = self._damaged = self._skipped = 0
         self._is_damaged = self._is_listed = False
         self._ends = b""
 
@@ -175,6 +175,8 @@ class _FileReader:
             yield f"{self.file.name}: could not be read ({self.file.problem})"
         if self._damaged:
             yield f"{self.file.name}: {counted(self._damaged, 'damaged event')} left out"
+        if has_data and self._skipped:
+            yield f"{self.file.name}: {counted(self._skipped, 'byte')} left out that are no TensorBoard event"
         if has_data and self._unread and (self._is_damaged or not is_awaited):
             why = "what follows is no TensorBoard event" if self._is_damaged else "the file ends inside a record"
             records, size = counted(self._records, "record"), counted(self._unread, "byte")
@@ -189,6 +191,7 @@ class _FileReader:
         finally:
             self._position, self._unread, self._is_damaged = frames.position, frames.unread, frames.is_damaged
             self._damaged += frames.damaged
+            self._skipped += frames.skipped
             self._records += len(decoder.records) - before
 
     def _read_event(self, data: bytes, decoder: Decoder) -> None:
