@@ -49,11 +49,13 @@ class Decoder:
         self._status: dict[str, Any] = {}
         self._notes: dict[str, None] = {}
         self._misfits: dict[str, list[int]] = {}
+        self._described: set[str] = set()
+        self._undescribed = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether there was nothing of GradScope, not even something to note."""
-        return not self.series and not self._notes
+        return not self.series and not self._notes and not self._undescribed
 
     @property
     def columns(self) -> tuple[Metric, ...]:
@@ -69,6 +71,7 @@ class Decoder:
         stated = _parsed(content)
         version, kind = stated.get("v"), stated.get("kind")
         self.series.pop(tag, None)
+        self._described.add(tag)
         if isinstance(version, int) and version > FORMAT_VERSION:
             self.note(
                 f"written by a newer GradScope (format {version}, this one reads up to {FORMAT_VERSION}): "
@@ -109,14 +112,20 @@ class Decoder:
         if metrics or totals is not None:
             self.records.append(Record(step, wall_time, self._layers, metrics, totals or {}))
 
+    def miss(self, tag: str) -> None:
+        """Count a record that cannot be read, if `tag`, which is not in `series`, shows that there is one."""
+        self._undescribed += tag == GLOBALS_TAG and tag not in self._described
+
     def run(self, name: str, notes: Iterable[str] = ()) -> Run:
         """Return what was read so far, called `name`, with further `notes`: without records a run with S = L = 0."""
-        misfits = [
+        missing = [
             f"{metric}: left out of {counted(len(steps), 'record')} from step {steps[0]} on, "
             "because the number of values is not that of the layers"
             for metric, steps in self._misfits.items()
         ]
-        everything = (*self._notes, *notes, *misfits)
+        if self._undescribed:
+            missing.append(f"{counted(self._undescribed, 'record')} left out, because their description is missing")
+        everything = (*self._notes, *notes, *missing)
         return Run.from_records(name, self.records, self.columns, **self._status, notes=everything)
 
     def _metric(self, stated: Mapping[str, Any], tag: str) -> Metric:

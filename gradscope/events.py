@@ -129,7 +129,7 @@ class _RunReader:
     def _run(self, live: bool) -> Run | None:
         notes: list[str] = []
         for reader in self._readers:
-            notes += reader.notes(bool(self._decoder.series), live and reader is self._readers[-1])
+            notes += reader.notes(not self._decoder.is_empty, live and reader is self._readers[-1])
         return None if self._decoder.is_empty and not notes else self._decoder.run(self._name, notes)
 
 
@@ -219,6 +219,8 @@ def _decode(event: Event, decoder: Decoder) -> None:
             decoder.describe(value.tag, value.metadata.plugin_data.content)
         if value.tag in decoder.series:
             values.append((value.tag, _content(value.tensor)))
+        else:
+            decoder.miss(value.tag)
     decoder.read(event.step, event.wall_time, values)
 
 

@@ -47,7 +47,7 @@ def write_frames(path: Path, *events: bytes) -> Path:
     return path
 
 
-def frame_ends(data: bytes) -> list[int]:
+def frame_ends(data: bytes | bytearray) -> list[int]:
     ends = [0]
     while ends[-1] < len(data):
         ends.append(ends[-1] + 16 + struct.unpack_from("<Q", data, ends[-1])[0])

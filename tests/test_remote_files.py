@@ -10,11 +10,14 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from gradscope.encoding import Encoder
 from gradscope.event_files import LocalFiles
 from gradscope.events import LogReader, load
 from gradscope.remote_files import files_at
-from tests.event_logs import assert_same, record, write_frames, write_records
+from tests.event_logs import COLUMNS, assert_same, record, write_frames, write_records
 
 CAUSE = re.escape("ConnectionError: no route to host")
 
@@ -44,6 +47,14 @@ def test_runs_in_memory_are_those_on_a_disk(tmp_path: Path, memory: MemoryFileSy
     assert list(load("memory://logs/version_2/")) == ["."]
     assert list(load("memory://logs/version_2/events.out.tfevents.1.host")) == ["."]
     assert list(load("memory://")) == [f"logs/{name}".removesuffix("/.") for name in local]
+
+
+def test_what_tensorboard_writes_to_an_address_is_read(memory: MemoryFileSystem) -> None:
+    encoder, writer = Encoder(COLUMNS), EventFileWriter("memory://logs/version_0")
+    for step in range(3):
+        writer.add_event(Event(step=step, wall_time=1.0 + step, summary=encoder.record(record(step))))
+    writer.close()
+    assert load("memory://logs")["version_0"].steps.tolist() == [0, 1, 2]
 
 
 def test_what_grows_in_memory_is_followed(tmp_path: Path, memory: MemoryFileSystem) -> None:
