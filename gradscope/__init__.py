@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gradscope.actions import GradScopeError
     from gradscope.callback import GradScope
-    from gradscope.events import load
+    from gradscope.events import LogReader, load
     from gradscope.records import (
         Coverage,
         Finding,
@@ -38,6 +38,7 @@ __all__ = [
     "GradScopeError",
     "Layer",
     "Ledger",
+    "LogReader",
     "Metric",
     "NonFinite",
     "Origin",
@@ -54,6 +55,7 @@ __all__ = [
 _HOME = {
     "GradScope": "callback",
     "GradScopeError": "actions",
+    "LogReader": "events",
     "Thresholds": "thresholds",
     "diagnose": "rules",
     "load": "events",

@@ -40,7 +40,7 @@ def load(logdir: str | os.PathLike[str]) -> dict[str, Run]:
     reader = LogReader(logdir)
     runs = reader.read(live=False)
     if not runs:
-        raise reader.nothing_found()
+        raise reader._nothing_found()
     return runs
 
 
@@ -75,7 +75,7 @@ class LogReader:
         runs = {name: self._runs[name].read(files, live) for name, files in listed.items()}
         return {name: run for name, run in runs.items() if run is not None}
 
-    def nothing_found(self) -> ValueError | FileNotFoundError:
+    def _nothing_found(self) -> ValueError | FileNotFoundError:
         """Return an error that says why there were no runs in the last reading, and what to do."""
         if not self._files.exists():
             return FileNotFoundError(

@@ -59,7 +59,7 @@ class RemoteFiles:
             found = self._system.find(self._root, detail=True)
         runs: dict[str, list[EventFile]] = {}
         for path in filter(lambda path: is_event_file(posixpath.basename(path)), found):
-            name = posixpath.relpath(posixpath.dirname(path), self._root or "/" * path.startswith("/") or ".")
+            name = posixpath.dirname(path).removeprefix(self._root).strip("/") or "."
             runs.setdefault(name, []).append(_remote(found[path]))
         return {name: in_order_of_time(runs[name]) for name in sorted(runs, key=natural)}
 
