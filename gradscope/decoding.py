@@ -112,9 +112,9 @@ class Decoder:
         if metrics or totals is not None:
             self.records.append(Record(step, wall_time, self._layers, metrics, totals or {}))
 
-    def miss(self, tag: str) -> None:
-        """Count a record that cannot be read, if `tag`, which is not in `series`, shows that there is one."""
-        self._undescribed += tag == GLOBALS_TAG and tag not in self._described
+    def miss(self) -> None:
+        """Count a record that cannot be read, because what describes its tags was not."""
+        self._undescribed += GLOBALS_TAG not in self._described
 
     def run(self, name: str, notes: Iterable[str] = ()) -> Run:
         """Return what was read so far, called `name`, with further `notes`: without records a run with S = L = 0."""

@@ -12,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
-from gradscope.decoding import PLUGIN_NAME, Content, Decoder
+from gradscope.decoding import GLOBALS_TAG, PLUGIN_NAME, Content, Decoder
 from gradscope.encoding import Encoder
 from gradscope.event_files import EventFile, Files, LocalFiles, reason
 from gradscope.frames import Frames
@@ -215,12 +215,13 @@ def _ends(file: BinaryIO, position: int) -> bytes:
 def _decode(event: Event, decoder: Decoder) -> None:
     values = []
     for value in event.summary.value:
+        tag = value.tag
         if value.HasField("metadata") and value.metadata.plugin_data.plugin_name == PLUGIN_NAME:
-            decoder.describe(value.tag, value.metadata.plugin_data.content)
-        if value.tag in decoder.series:
-            values.append((value.tag, _content(value.tensor)))
-        else:
-            decoder.miss(value.tag)
+            decoder.describe(tag, value.metadata.plugin_data.content)
+        if tag in decoder.series:
+            values.append((tag, _content(value.tensor)))
+        elif tag == GLOBALS_TAG:  # of every record
+            decoder.miss()
     decoder.read(event.step, event.wall_time, values)
 
 

@@ -105,7 +105,7 @@ class Frames:
         for offset in range(self.position + 1, min(self.position + REACH, self._end), CHUNK):
             chunk = self._read(offset, CHUNK + _HEADER)
             for zeros in _ZEROS.finditer(chunk):
-                for start in range(max(zeros.start() - 3, 0), zeros.start()):  # a length is not zero
+                for start in range(max(zeros.start() - 3, 0), zeros.start()):  # from the first zero on it would be 0
                     size = self._sizes[chunk[start : start + _HEADER]]
                     if offset + start + size <= self._end:
                         yield offset + start, size
@@ -118,7 +118,7 @@ class Frames:
 
     def _read(self, position: int, size: int) -> bytes:
         self._file.seek(position)
-        wanted = min(size, self._end - position)
+        wanted = max(min(size, self._end - position), 0)  # a negative number would read all
         read = self._file.read(wanted)
         if len(read) < wanted:
             self._end = position + len(read)
@@ -133,9 +133,7 @@ class _Sizes(dict[bytes, int]):
     """By its header, how many bytes a frame takes: the frames of a log share a few lengths, each is checked once."""
 
     def __missing__(self, header: bytes) -> int:
-        length = int.from_bytes(header[:8], "little")
-        # TensorBoard never writes an empty frame, and zeros are what a lost block of a file looks like.
-        if len(header) < _HEADER or length == 0 or masked_crc(header[:8]) != header[8:]:
+        if len(header) < _HEADER or masked_crc(header[:8]) != header[8:]:
             return _BEYOND_ANY_FILE
-        size = self[header] = _HEADER + length + _FOOTER
+        size = self[header] = _HEADER + int.from_bytes(header[:8], "little") + _FOOTER
         return size

@@ -119,3 +119,28 @@ def test_a_file_that_became_shorter_meanwhile_ends_there(chunk: int, left: int) 
     assert found == ([MARKER] if left >= 25 else [])
     assert reader.position == (25 if left >= 25 else 0)
     assert not reader.is_damaged
+
+
+class Shrinking(io.BytesIO):
+    """A file that is cut while it is read, for good or, as when it is written anew, only for a moment."""
+
+    def __init__(self, content: bytes, lost: int) -> None:
+        super().__init__(content)
+        self._reads_left = 2
+        self._lost = lost
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        assert size >= 0, "all of a file is never read"
+        self._reads_left -= 1
+        content = super().read(size)
+        return content[: -self._lost] if self._reads_left == 0 else content
+
+
+@pytest.mark.parametrize("lost", [1, 10, 16])
+def test_a_file_that_is_cut_within_a_large_frame_ends_before_it(monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
+    monkeypatch.setattr(frames, "CHUNK", 16)
+    content = framed(b"x" * 100 + MARKER)
+    reader = Frames(Shrinking(content, lost), 0, len(content))
+    assert list(reader) == []
+    assert (reader.position, reader.is_damaged) == (0, False)
