@@ -230,7 +230,9 @@ class TestNotes:
 
     def test_of_a_log_without_our_data_there_is_none(self, tmp_path: Path) -> None:
         path = write_frames(tmp_path / "tfevents.1", *[event(Summary(), 5)] * 5)
-        path.write_bytes(path.read_bytes()[:-3])
+        data = bytearray(path.read_bytes()[:-3])
+        data[frame_ends(path.read_bytes())[1]] ^= 1  # a length in the middle, and the last event is cut
+        path.write_bytes(data)
         with pytest.raises(ValueError, match="none of its data"):
             load(tmp_path)
 
