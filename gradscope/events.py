@@ -150,7 +150,7 @@ class _FileReader:
             return False
         try:
             with self._files.open(file) as opened:
-                return file.size >= self._position and _ends(opened, self._position) == self._ends
+                return _ends(opened, self._position) == self._ends
         except OSError:
             return False
 

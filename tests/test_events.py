@@ -393,6 +393,12 @@ class TestFiles:
             write_frames(tmp_path / f"events.tfevents.{number}", data)
         assert load_one(tmp_path).steps.tolist() == [9, 10]
 
+    def test_files_are_in_the_order_of_their_times_whatever_comes_before_those(self, tmp_path: Path) -> None:
+        encoder = Encoder(COLUMNS)
+        for step, name in enumerate(("z.tfevents.9.host", "a.tfevents.10.host")):
+            write_frames(tmp_path / name, event(encoder.record(record(step)), step))
+        assert load_one(tmp_path).steps.tolist() == [0, 1]
+
     def test_runs_are_named_after_their_directories_in_natural_order(self, tmp_path: Path) -> None:
         names = ["version_10", "version_2", ".", "sweep/a/version_1"]
         for name in names:

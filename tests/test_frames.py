@@ -104,6 +104,28 @@ def test_a_header_that_is_right_by_chance_is_none() -> None:
     assert (found, reader.skipped) == ([MARKER], 54)
 
 
+@pytest.mark.parametrize("length", [9, 255, 256, 257, 65535, 65536, 65537, 1 << 20])
+def test_it_goes_on_at_a_frame_of_any_length(length: int) -> None:
+    data = MARKER.ljust(length, b"x")
+    found, reader = read(b"\1" * 50 + framed(data))
+    assert (found, reader.skipped) == ([data], 50)
+
+
+def test_the_search_behind_damage_reads_no_more_than_it_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "CHUNK", 64)
+    sizes: list[int] = []
+
+    class Measured(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            content = super().read(size)
+            sizes.append(len(content))
+            return content
+
+    content = b"\1\0\0\0\0\0\0" * 300 + framed(MARKER)
+    assert list(Frames(Measured(content), 0, len(content))) == [MARKER]
+    assert max(sizes) <= 64 + 12
+
+
 def test_the_search_behind_damage_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "REACH", 100)
     monkeypatch.setattr(frames, "CHUNK", 16)

@@ -17,6 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from gradscope.checksum import RecordWriter
 from gradscope.encoding import Encoder
+from gradscope.event_files import LocalFiles
 from gradscope.events import load
 from gradscope.records import Finding, Layer, Record, Run, Severity
 from tests.event_logs import (
@@ -230,7 +231,9 @@ class TestNotes:
 
     def test_of_a_log_without_our_data_there_is_none(self, tmp_path: Path) -> None:
         path = write_frames(tmp_path / "tfevents.1", *[event(Summary(), 5)] * 5)
-        path.write_bytes(path.read_bytes()[:-3])
+        data = bytearray(path.read_bytes()[:-3])
+        data[frame_ends(path.read_bytes())[1]] ^= 1  # a length in the middle, and the last event is cut
+        path.write_bytes(data)
         with pytest.raises(ValueError, match="none of its data"):
             load(tmp_path)
 
@@ -250,6 +253,14 @@ class TestFilesThatAreNone:
         assert load_one(tmp_path).notes == ("tfevents.2: could not be read (not a regular file)",)
         with pytest.raises(ValueError, match="with none in it"):
             load(tmp_path / "tfevents.2")
+
+    def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(self, tmp_path: Path, sound: Run) -> None:
+        files = LocalFiles(tmp_path)
+        ((listed,),) = files.runs().values()
+        (tmp_path / "tfevents.1").unlink()
+        os.mkfifo(tmp_path / "tfevents.1")
+        with files.open(listed) as opened, pytest.raises(OSError, match="Illegal seek"):
+            opened.seek(0)
 
     def test_a_device_without_end_is_not_read(self, tmp_path: Path, sound: Run) -> None:
         (tmp_path / "tfevents.2").symlink_to("/dev/zero")

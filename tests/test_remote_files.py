@@ -69,6 +69,15 @@ def test_what_grows_in_memory_is_followed(tmp_path: Path, memory: MemoryFileSyst
     assert reader.read()["a"].steps.tolist() == [2]
 
 
+def test_listings_are_asked_for_anew(memory: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = LogReader("memory://logs")
+    forgotten: list[None] = []
+    monkeypatch.setattr(MemoryFileSystem, "invalidate_cache", lambda self, path=None: forgotten.append(None))
+    for reading in (1, 2):
+        reader.read()
+        assert len(forgotten) == reading
+
+
 def test_the_address_of_a_disk_is_a_path(tmp_path: Path) -> None:
     write_records(tmp_path / "a b" / "tfevents.1", [record(0)])
     assert isinstance(files_at(f"file://{tmp_path}"), LocalFiles)
