@@ -251,6 +251,17 @@ def test_bad_input_is_one_line_and_2(
     assert err.count("\n") == 1
 
 
+def test_a_run_and_one_below_it_of_the_same_name_are_two(
+    logs: dict[str, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.clear()
+    logs |= {".": replace(sick_run(), name="."), "a": replace(sick_run(), name="a")}
+    main(["check", "runs/a", "--format", "sarif"])
+    results = json.loads(capsys.readouterr().out)["runs"][0]["results"]
+    places = {r["properties"]["run"]: r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for r in results}
+    assert places == {"a": "runs/a", "a/a": "runs/a/a"}
+
+
 def test_names_from_a_log_do_not_steer_the_terminal(
     logs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
