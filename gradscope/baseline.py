@@ -96,11 +96,11 @@ def read(text: str) -> list[Known]:
     if not isinstance(content, dict) or content.get("format") != "gradscope-baseline":
         raise DamagedBaselineError("it is no baseline of gradscope")
     version, entries = content.get("version"), content.get("findings")
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+    if type(version) is int and version > FORMAT_VERSION:
         raise DamagedBaselineError(
             f"it has format {version}, written by a newer GradScope; this one reads up to {FORMAT_VERSION}"
         )
-    if version != FORMAT_VERSION or not isinstance(entries, list) or not all(map(_is_entry, entries)):
+    if type(version) is not int or version < 1 or not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise DamagedBaselineError("it is damaged")
     return [Known(entry["run"], entry["code"], tuple(entry["layers"])) for entry in entries]
 

@@ -324,6 +324,20 @@ def test_summary_does_not_import_torch(real_logs: Path) -> None:
     assert not {"torch", "tensorflow", "lightning", "pytorch_lightning"} & imported
 
 
+@pytest.mark.parametrize(
+    ("argv", "rich"),
+    [
+        (["compare"], True),
+        (["check", "--fail-on", "critical", "--format", "sarif"], False),
+        (["export", "--to", "csv"], False),
+    ],
+)
+def test_the_other_readers_of_logs_import_no_more_than_they_need(argv: list[str], rich: bool, real_logs: Path) -> None:
+    imported = imports(argv[0], str(real_logs), *argv[1:])
+    assert ("tensorboard" in imported, "rich" in imported) == (True, rich)
+    assert not {"torch", "tensorflow", "lightning", "pytorch_lightning", "pandas", "pyarrow"} & imported
+
+
 def test_explain_imports_neither_torch_nor_tensorboard() -> None:
     imported = imports("explain", "dead_relu")
     assert "rich" in imported

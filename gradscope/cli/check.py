@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradscope.cli.command import (
     BadInputError,
@@ -19,6 +19,7 @@ from gradscope.cli.command import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from gradscope.baseline import Judged, Known
     from gradscope.records import Run
@@ -65,33 +66,51 @@ def execute(arguments: argparse.Namespace) -> int:
     from gradscope.records import Severity
 
     known = [] if arguments.baseline is None else _read(arguments.baseline)
-    runs = {run.name: run for run in load_runs(arguments.logdir).values()}
-    findings = {name: rules.diagnose(run) for name, run in runs.items()}
+    places = _places(arguments.logdir)
+    findings = {name: rules.diagnose(place.run) for name, place in places.items()}
     if arguments.write_baseline is not None:
         known = baseline_of(findings)
         _write(arguments.write_baseline, known)
     result = judged(findings, known, Severity[arguments.fail_on.upper()])
-    write(_printed(arguments, result, runs))
+    write(_printed(arguments, result, {name: place.path for name, place in places.items()}))
     return 1 if result.fails else 0
 
 
-def _printed(arguments: argparse.Namespace, result: "Judged", runs: "Mapping[str, Run]") -> str:
+class Place(NamedTuple):
+    """A run and its directory."""
+
+    path: "Path"
+    run: "Run"
+
+
+def _places(logdir: str) -> dict[str, Place]:
+    from pathlib import Path
+
+    places: dict[str, Place] = {}
+    for key, run in load_runs(logdir).items():
+        # The run at the directory itself is called after it, and a run below may be called the same.
+        name = f"{run.name}/{key}" if run.name in places else run.name
+        places[name] = Place(Path(logdir) if key == "." else Path(logdir) / key, run)
+    return places
+
+
+def _printed(arguments: argparse.Namespace, result: "Judged", folders: "Mapping[str, Path]") -> str:
     from gradscope.records import Severity
 
     if arguments.format == "json":
         return _json(result, arguments.fail_on)
     if arguments.format == "sarif":
-        return _sarif(arguments, result, runs)
+        return _sarif(arguments, result, folders)
     fail_on = Severity[arguments.fail_on.upper()]
     if arguments.format == "github":
         from gradscope.annotations import annotations
         from gradscope.baseline import verdict
 
-        lines = (*annotations(result), verdict(result, len(runs), fail_on))
+        lines = (*annotations(result), verdict(result, len(folders), fail_on))
         return encodable("".join(f"{line}\n" for line in lines))
     from gradscope.report.checked import Checked
 
-    return rendered(console(arguments.width), Checked(result, len(runs), fail_on))
+    return rendered(console(arguments.width), Checked(result, len(folders), fail_on))
 
 
 def _json(result: "Judged", fail_on: str) -> str:
@@ -113,15 +132,11 @@ def _json(result: "Judged", fail_on: str) -> str:
     return json.dumps(content, allow_nan=False, indent=2) + "\n"
 
 
-def _sarif(arguments: argparse.Namespace, result: "Judged", runs: "Mapping[str, Run]") -> str:
+def _sarif(arguments: argparse.Namespace, result: "Judged", folders: "Mapping[str, Path]") -> str:
     import json
-    from pathlib import Path
 
     from gradscope.sarif import sarif
 
-    root = Path(arguments.logdir)
-    # The run at the directory itself is called after it.
-    folders = {name: root / name if (root / name).is_dir() else root for name in runs}
     with_baseline = (arguments.baseline or arguments.write_baseline) is not None
     return json.dumps(sarif(result, folders, with_baseline), allow_nan=False, indent=2) + "\n"
 

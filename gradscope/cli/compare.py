@@ -122,7 +122,8 @@ def _names(places: Sequence[Place], paths: Sequence[str]) -> list[str]:
 
     # The runs under a single directory are called what the other commands call them.
     under_one = len(paths) == 1 and all(place.path.is_relative_to(_resolved(paths[0])) for place in places)
-    return [place.run.name for place in places] if under_one else short_names([place.path for place in places])
+    names = [place.run.name for place in places]
+    return names if under_one and len(set(names)) == len(names) else short_names([place.path for place in places])
 
 
 def _resolved(path: str) -> "Path":

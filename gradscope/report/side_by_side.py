@@ -90,7 +90,7 @@ def _tables(page: Page, experiments: Sequence[Experiment], columns: Sequence[Col
         table = Table(box=None, pad_edge=False, padding=(0, page.gap, 0, 0), header_style="dim")
         table.add_column("run", no_wrap=True, style="bold")
         for column in group:
-            table.add_column(Text(column.heading), justify="right", no_wrap=True)
+            table.add_column(Text(column.heading), justify="right", overflow="fold")
         for name, *cells in zip(names.cells, *(column.cells for column in group), strict=True):
             table.add_row(Text(name), *map(Text, cells))
         yield table
@@ -215,7 +215,7 @@ def _where(comparison: Comparison) -> str:
     return (
         f"{comparison.run} parts at step {parting.step} in {parting.layer}: {parting.metric} is "
         f"{_plain(parting.value)}, there {'at most' if above else 'at least'} {_plain(parting.bound)}; "
-        f"in all {len(parting.layers):,} of {counted(comparison.layers, 'layer')} part"
+        f"in all, {len(parting.layers):,} of {counted(comparison.layers, 'layer')} part"
     )
 
 
