@@ -14,8 +14,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradscope import event_files
 from gradscope.cli import main
+from gradscope.event_files import EventFile, LocalFiles
 from gradscope.events import Encoder
 from gradscope.hparams import LARGEST_FILE, Hparams, differing, read_hparams
 from gradscope.key_numbers import key_numbers
@@ -151,14 +151,18 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def curves_under(directory: Path) -> dict[str, Curve]:
+    files = LocalFiles(directory)
+    (listed,) = files.runs().values()
+    return read_curves(files, listed)
+
+
 def test_the_scalars_of_the_training_itself_are_read(logs: Path) -> None:
-    (files,) = event_files.find(logs / "sick").values()
-    curves = read_curves(files)
+    curves = curves_under(logs / "sick")
     assert curves["val_acc"] == pytest.approx(Curve(0.125, 0.1, 0.25))
     assert curves["Loss/val"] == pytest.approx(Curve(0.875, 0.75, 0.9))
     assert list(curves) == ["val_acc", "Loss/val"]
-    (files,) = event_files.find(logs / "sound").values()
-    assert read_curves(files)["val_acc"] == Curve(0.75, 0.5, 0.75)
+    assert curves_under(logs / "sound")["val_acc"] == Curve(0.75, 0.5, 0.75)
 
 
 def test_damaged_scalars_are_left_out(tmp_path: Path) -> None:
@@ -174,7 +178,9 @@ def test_damaged_scalars_are_left_out(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     with path.open("ab") as file:
         file.write(b"torn")
-    assert read_curves([path, tmp_path / "none"]) == {"acc4": Curve(1.0, 1.0, 1.0)}
+    assert curves_under(tmp_path) == {"acc4": Curve(1.0, 1.0, 1.0)}
+    gone = EventFile(str(tmp_path / "none"), "none", 10)
+    assert read_curves(LocalFiles(tmp_path), [gone]) == {}
 
 
 def compared(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
