@@ -84,7 +84,7 @@ def terminal(browser: Browser, logdir: Path, name: str | None, path: Path) -> No
     runs = load(logdir)
     run = runs[name] if name else next(iter(runs.values()))
     console = Console(record=True, width=112, force_terminal=True, file=io.StringIO())
-    console.print(Report(run, diagnose(run)))
+    console.print(Report(run, diagnose(run), heat_map="grad_norm"))
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.set_content(f"<style>svg {{ width: 1100px }}</style>{console.export_svg(title='gradscope summary')}")
     page.locator("svg").screenshot(path=path)
