@@ -13,7 +13,6 @@ LARGEST_FILE = 1_000_000
 """Bytes. What is larger holds data and no settings, and a YAML parser takes a minute for ten megabytes."""
 
 MOST_SETTINGS = 10_000
-DEEPEST = 30
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,7 @@ def _settings(text: str) -> dict[str, str]:
     return settings
 
 
-def _leaves(node: yaml.Node, name: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    if depth > DEEPEST:
-        raise ValueError("nested too deeply, or in itself")
+def _leaves(node: yaml.Node, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, yaml.ScalarNode):
         yield name, str(node.value)
         return
@@ -80,4 +77,4 @@ def _leaves(node: yaml.Node, name: str, depth: int = 0) -> Iterator[tuple[str, s
     pairs = node.value if isinstance(node, yaml.MappingNode) else enumerate(node.value)
     for key, value in pairs:
         part = str(key.value) if isinstance(key, yaml.ScalarNode) else str(key) if isinstance(key, int) else "?"
-        yield from _leaves(value, f"{name}.{part}" if name else part, depth + 1)
+        yield from _leaves(value, f"{name}.{part}" if name else part)

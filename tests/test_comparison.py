@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gradscope import GradScope, Layer, Run
-from gradscope.comparison import LASTING, Parting, compare
+from gradscope.comparison import LASTING, PACE, Parting, _envelope, compare
 from tests.hand_written_runs import COLUMNS, empty_run, run_of
 from tests.models import Batches, Classifier, mlp, trainer
 
@@ -160,6 +160,27 @@ def test_what_cannot_be_compared_is_no_parting() -> None:
         assert not comparison.has_enough
     wild = run_of("wild", LAYERS, {"grad_norm": 1e9}, records=LASTING)
     assert compare(wild, few).parting is None, "of so few records nobody knows how far they spread"
+
+
+def test_a_layer_with_few_records_in_the_baseline_does_not_part() -> None:
+    rare = changed(slice(None), 2, [1.0] * (LASTING - 1) + [math.nan] * (41 - LASTING))
+    assert compare(changed(slice(None), 2, 1e9), rare).parting is None
+    assert compare(changed(slice(None), 2, 1e9), changed(slice(LASTING - 1, LASTING), 2, 1.0, run=rare)).parting
+
+
+@pytest.mark.parametrize("apart", [1, 3, 10])
+def test_the_envelope_is_that_of_a_loop(apart: int) -> None:
+    rng = np.random.default_rng(0)
+    steps, at = np.arange(90, dtype=np.int64) * apart, np.arange(0, 90 * apart, 7, dtype=np.int64)
+    values = rng.normal(size=(90, 3))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    low, high = _envelope(at, steps, values)
+    for i, step in enumerate(at):
+        first = max(i for i, s in enumerate(steps) if s <= step / PACE)
+        last = min((i for i, s in enumerate(steps) if s >= step * PACE), default=89)
+        about = values[first : last + 1]
+        assert low[i].tolist() == pytest.approx(np.fmin.reduce(about).tolist(), nan_ok=True)
+        assert high[i].tolist() == pytest.approx(np.fmax.reduce(about).tolist(), nan_ok=True)
 
 
 @cache
