@@ -15,13 +15,21 @@ def selected(run: Run, patterns: NamePatterns, first_step: int | None = None, la
     Both ends belong to the range; None leaves it open. What the run knows about itself stays that of all of it.
     """
     layers = np.array([i for i, layer in enumerate(run.layers) if patterns(layer.name)], dtype=np.int64)
-    records = _within(run.steps, first_step, last_step)
+    part = with_records(run, _within(run.steps, first_step, last_step))
+    return replace(
+        part,
+        layers=tuple(run.layers[i] for i in layers),
+        metrics={name: values[:, layers] for name, values in part.metrics.items()},
+    )
+
+
+def with_records(run: Run, records: npt.NDArray[np.int64] | slice) -> Run:
+    """Return `run` with only the `records`: their indices in ascending order, or a slice."""
     return replace(
         run,
         steps=run.steps[records],
         wall_times=run.wall_times[records],
-        layers=tuple(run.layers[i] for i in layers),
-        metrics={name: values[np.ix_(records, layers)] for name, values in run.metrics.items()},
+        metrics={name: values[records] for name, values in run.metrics.items()},
         globals={name: values[records] for name, values in run.globals.items()},
     )
 

@@ -1,15 +1,16 @@
 """A run as tidy data: a row for each number that was measured, in order of steps, layers and metrics."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gradscope.cells import measured_cells
+from gradscope.patterns import NamePatterns
 from gradscope.records import GLOBALS, LOSS, NONFINITE_LOSS, Layer, Run
+from gradscope.selection import with_records
 
 FIELDS = ("run", "step", "wall_time", "layer", "type", "kind", "metric", "value")
 """The columns of a row: string, int64, float64, four strings, and float64."""
@@ -23,7 +24,7 @@ BLOCK = 65_536
 
 @dataclass(frozen=True)
 class Choice:
-    """Which rows: of these metrics, and of layers whose name any of these patterns matches; empty means all."""
+    """Which rows: of these metrics, and of the layers that these patterns choose (`NamePatterns`); empty means all."""
 
     metrics: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -34,7 +35,7 @@ class Choice:
 
     def takes_layer(self, name: str) -> bool:
         """Say whether the layer `name` is among them."""
-        return not self.layers or any(fnmatchcase(name, pattern) for pattern in self.layers)
+        return NamePatterns(self.layers)(name)
 
 
 class Rows(NamedTuple):
@@ -70,7 +71,7 @@ class Table:
             return
         size = max(1, BLOCK // (len(self.metrics) * len(self._chosen)))
         for begin in range(0, len(self.run.steps), size):
-            yield self._block(_records(self.run, slice(begin, begin + size)))
+            yield self._block(with_records(self.run, slice(begin, begin + size)))
 
     def _block(self, part: Run) -> Rows:
         columns = [self._column(part, metric) for metric in self.metrics]
@@ -101,16 +102,6 @@ class _Column(NamedTuple):
 
     values: npt.NDArray[np.float64]
     measured: npt.NDArray[np.bool_]
-
-
-def _records(run: Run, chosen: slice) -> Run:
-    return replace(
-        run,
-        steps=run.steps[chosen],
-        wall_times=run.wall_times[chosen],
-        metrics={name: values[chosen] for name, values in run.metrics.items()},
-        globals={name: values[chosen] for name, values in run.globals.items()},
-    )
 
 
 def names_of(run: Run) -> list[str]:

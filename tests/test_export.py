@@ -117,6 +117,7 @@ def test_a_choice_narrows() -> None:
     assert same(rows(metrics=("grad_norm",)), [row for row in every if row[6] == "grad_norm"])
     assert same(rows(layers=("f?", "none*")), [row for row in every if row[3] == "fc"])
     assert same(rows(layers=("*",)), every)
+    assert same(rows(layers=("!f?",)), [row for row in every if row[3] != "fc"])
     assert rows(metrics=("grad_norm",), layers=("act",)) == rows(metrics=("strange",)) == []
 
 

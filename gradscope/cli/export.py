@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="GLOB",
-        help="only layers of such names, * and ? stand for anything; may be given several times",
+        help="only layers of such names, * and ? stand for anything, a leading ! excludes; repeatable",
     )
 
 

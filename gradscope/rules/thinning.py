@@ -1,12 +1,10 @@
 """A choice of the records of a long run, so that a diagnosis takes the same time for any."""
 
-from dataclasses import replace
-
 import numpy as np
-import numpy.typing as npt
 
 from gradscope.records import TOTAL_NORM, Run
 from gradscope.rules.signal import spoiled
+from gradscope.selection import with_records
 
 LIMIT = 300
 """Records that are judged at most."""
@@ -31,14 +29,4 @@ def thinned(run: Run, limit: int = LIMIT) -> Run:
     chosen = np.unique(
         np.concatenate([np.arange(ENDS), bad[: ENDS - len(largest)], largest, even, records - 1 - np.arange(ENDS)])
     )
-    return _only(run, chosen)
-
-
-def _only(run: Run, chosen: npt.NDArray[np.int64]) -> Run:
-    return replace(
-        run,
-        steps=run.steps[chosen],
-        wall_times=run.wall_times[chosen],
-        metrics={name: values[chosen] for name, values in run.metrics.items()},
-        globals={name: values[chosen] for name, values in run.globals.items()},
-    )
+    return with_records(run, chosen)
