@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from string import Template
 
 import numpy as np
@@ -14,12 +13,10 @@ import numpy as np
 from gradscope import __version__
 from gradscope.cells import measured_cells
 from gradscope.dashboard import content
-from gradscope.dashboard.content import Content
+from gradscope.dashboard.content import STATIC, Content
 from gradscope.records import Finding, Floats, Run
 from gradscope.rules import diagnose
 from gradscope.rules.thinning import thinned
-
-STATIC = Path(__file__).parent / "static"
 
 RECORDS = 1000
 """Records of a run that a file holds at most; findings are those of all."""
@@ -86,7 +83,7 @@ def _listed(name: str, run: Run, findings: Sequence[Finding]) -> Content:
         "last_step": int(run.steps[-1]) if len(run.steps) else None,
         "last_wall_time": float(run.wall_times[-1]) if len(run.steps) else 0.0,
         "severity": content.severity(run, findings),
-        "metrics": [content.metric(column) for column in run.columns],
+        "metrics": [content.metric(column) for column in content.in_order_shown(run.columns)],
     }
 
 

@@ -7,7 +7,7 @@ from gradscope.explanations import EXPLANATIONS
 from gradscope.heatmap import heat_map_png
 from gradscope.records import Finding, Run, Severity
 from gradscope.rules import diagnose
-from gradscope.summary import verdict, worst_severity
+from gradscope.summary import is_unjudged, verdict, worst_severity
 from gradscope.wording import counted, one_line
 
 _SIGNS = {None: "✔", Severity.INFO: "●", Severity.WARNING: "▲", Severity.CRITICAL: "✖"}
@@ -26,13 +26,17 @@ def notebook_html(run: Run) -> str:
     return "".join(
         [
             f'<div style="max-width: {picture.width}px">',
-            f"<p><strong>{_SIGNS[worst_severity(findings)]} {_text(_sentence(run, findings))}</strong> ",
+            f"<p><strong>{_sign(run, findings)} {_text(_sentence(run, findings))}</strong> ",
             f"{_text(run.name)}, {counted(len(run.steps), 'record')}, {counted(len(run.layers), 'layer')}</p>",
             f'<img src="{address}" width="{picture.width}" height="{picture.height}" alt="gradient norm over steps">',
             *map(_finding, findings),
             "</div>",
         ]
     )
+
+
+def _sign(run: Run, findings: tuple[Finding, ...]) -> str:
+    return "○" if is_unjudged(run, findings) else _SIGNS[worst_severity(findings)]
 
 
 def _sentence(run: Run, findings: tuple[Finding, ...]) -> str:
@@ -43,11 +47,16 @@ def _sentence(run: Run, findings: tuple[Finding, ...]) -> str:
 def _finding(finding: Finding) -> str:
     known = EXPLANATIONS.get(finding.code)
     head = f"{_SIGNS[finding.severity]} {known.title if known else finding.code}"
-    where = f"{finding.severity} {finding.code}, steps {finding.first_step} to {finding.last_step}: {_named(finding)}"
+    where = f"{finding.severity} {finding.code}, {_steps(finding)}: {_named(finding)}"
     return (
         f"<p><strong>{_text(head)}</strong> ({_text(where)})<br>"
         f"{_text(finding.message)}<br><em>What to change:</em> {_text(finding.hint)}</p>"
     )
+
+
+def _steps(finding: Finding) -> str:
+    first, last = finding.first_step, finding.last_step
+    return f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
 def _named(finding: Finding) -> str:

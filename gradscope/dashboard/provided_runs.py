@@ -11,29 +11,13 @@ import numpy.typing as npt
 from tensorboard.data.provider import RunTagFilter
 
 from gradscope.cells import ingredients
+from gradscope.dashboard.content import in_order_shown
 from gradscope.decoding import GLOBALS_TAG, LAYERS_TAG, PLUGIN_NAME, VERDICTS_TAG, Content, Decoder
 from gradscope.event_files import natural
 from gradscope.records import Metric, Run, Severity
 
 _ALL = 1_000_000
 """More than any server keeps of a series: it wants a number."""
-
-METRIC_ORDER = (
-    "grad_norm",
-    "update_ratio",
-    "act_mean",
-    "act_var",
-    "dead_fraction",
-    "zero_fraction",
-    "saturated_fraction",
-    "nonfinite",
-    "no_gradient_fraction",
-    "grad_norm_clipped",
-    "weight_norm",
-    "dying_fraction",
-    "revived_fraction",
-)
-"""As in the terminal's table; a provider has no order. Others come behind."""
 
 Series = Mapping[str, Sequence[Any]]
 """By tag, TensorBoard's data in order: `step`, `wall_time` and the array `numpy` each."""
@@ -59,8 +43,7 @@ class ListedRun(NamedTuple):
 
     def columns(self) -> tuple[Metric, ...]:
         """Return the metrics that can be read, those known here first."""
-        order = {name: i for i, name in enumerate(METRIC_ORDER)}
-        return tuple(sorted(self.decoder().columns, key=lambda m: (order.get(m.name, len(order)), m.name)))
+        return in_order_shown(self.decoder().columns)
 
 
 class Sample(NamedTuple):

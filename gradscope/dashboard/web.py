@@ -2,16 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tensorboard.backend import http_util
 from werkzeug.wrappers import Request, Response
 
-from gradscope.dashboard.content import to_json
+from gradscope.dashboard.content import STATIC, to_json
 
-STATIC = Path(__file__).parent / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 """All that is served from `STATIC`."""
 

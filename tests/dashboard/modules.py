@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Page
 
-from gradscope.dashboard.html_report import STATIC
+from gradscope.dashboard.content import STATIC
 from gradscope.records import Floats
 
 

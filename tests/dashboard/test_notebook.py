@@ -48,11 +48,13 @@ def test_a_sound_run_is_said_to_be() -> None:
 
 @pytest.mark.parametrize(
     ("run", "words"),
-    [(empty_run(), "Nothing was recorded."), (sound_run(records=1), "too few to tell how they develop")],
+    [(empty_run(), "○ Nothing was recorded."), (sound_run(records=1), "too few to tell how they develop")],
     ids=["empty", "one record"],
 )
 def test_any_run_can_be_shown(run: Run, words: str) -> None:
-    assert words in Tags(notebook_html(run)).words
+    shown = Tags(notebook_html(run)).words
+    assert words in shown
+    assert shown.startswith("○")
 
 
 def test_names_are_text() -> None:

@@ -11,7 +11,8 @@ import pytest
 from tensorboard.context import RequestContext
 from tensorboard.data.provider import RunTagFilter, TensorDatum, TensorTimeSeries
 
-from gradscope.dashboard.provided_runs import METRIC_ORDER, ProvidedRuns, sample_of
+from gradscope.dashboard.content import METRIC_ORDER
+from gradscope.dashboard.provided_runs import ProvidedRuns, sample_of
 from gradscope.events import load
 from gradscope.records import Layer
 from gradscope.report.columns import KNOWN

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from gradscope.dashboard.web import STATIC
+from gradscope.dashboard.content import STATIC
 
 LEAST = 4.5
 Colour = tuple[float, float, float]

@@ -10,7 +10,7 @@ Colours = npt.NDArray[np.float64]
 Values = npt.NDArray[np.float64]
 
 NOT_MEASURED_IN_THE_DARK = (78, 78, 84)
-INSIDE = (240, 240, 236)
+INSIDE = (203, 228, 206)
 _BELOW = np.array([(158, 202, 225), (66, 146, 198), (8, 69, 148)], dtype=np.float64)
 _ABOVE = np.array([(253, 187, 108), (232, 112, 20), (140, 45, 4)], dtype=np.float64)
 

@@ -29,7 +29,13 @@ def report(browser: Browser, path: Path) -> Iterator[ReportPage]:
 
 
 def test_it_shows_all_runs_and_their_verdicts(report: ReportPage) -> None:
-    expect(report.get(".maps > figure figcaption")).to_have_text(["calm", "cells", "fit/selu", "fit/sigmoid"])
+    captions = report.get(".maps > figure figcaption")
+    expect(captions).to_have_count(4)
+    assert {text.strip() for text in captions.all_inner_texts()} == {"calm", "cells", "fit/selu", "fit/sigmoid"}
+    severities = [card.get_attribute("class") or "" for card in report.get(".verdict").all()]
+    ranks = [["verdict critical", "verdict warning", "verdict info", "verdict sound"].index(s) for s in severities]
+    assert ranks == sorted(ranks), "the sickest come first"
+    assert ranks[0] < ranks[-1]
     sigmoid = report.get(".verdict").filter(has_text="fit/sigmoid")
     expect(sigmoid.locator(".sentence")).to_contain_text("critical vanishing_gradient in")
     assert report.page.title() == "GradScope: 4 runs"

@@ -113,3 +113,12 @@ def test_the_theme_is_that_of_tensorboard(tab: GradScopePage) -> None:
         expect(tab.get("body")).to_have_css("background-color", paper)
         tab.settle()
         np.testing.assert_allclose(tab.map().colours(), expected_colours.of_norms(cells, dark=name == "Dark"), atol=3)
+
+
+def test_another_link_put_into_the_address_is_followed(tab: GradScopePage) -> None:
+    tab.show(runs="cells")
+    other = tab.page.url.replace("p.gradscope.runs=cells", "p.gradscope.runs=calm&p.gradscope.metric=act_mean")
+    assert other != tab.page.url
+    tab.page.evaluate("address => { location.href = address; }", other)
+    expect(tab.get(".verdict .run-name")).to_have_text("calm")
+    expect(tab.get(".map-section h2")).to_have_text("activation mean")

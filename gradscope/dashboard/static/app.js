@@ -5,7 +5,7 @@ import {Bar, MOST_RUNS} from './bar.js';
 import {Depth} from './depth.js';
 import {element, hideTooltip, whenChanged} from './dom.js';
 import {Findings, keyOf} from './findings.js';
-import {followTheme, isShown, link, onReload, readLink, writeLink} from './host.js';
+import {followTheme, isShown, link, onLink, onReload, readLink, writeLink} from './host.js';
 import {LayerPanel} from './layer.js';
 import {Ledger} from './ledger.js';
 import {Loader} from './loader.js';
@@ -13,11 +13,12 @@ import {Maps} from './maps.js';
 import {finder, foldable, toggled} from './names.js';
 import {saveNumbers, savePicture} from './save.js';
 import {hasContract} from './scale.js';
-import {State, fromLink, toLink} from './state.js';
+import {INITIAL, State, fromLink, toLink} from './state.js';
 import {Verdicts} from './verdicts.js';
 
 const POLL_SECONDS = 5;
-const COLOURS = 6;
+const [COLOURS, SHOWN_OF_REPORT] = [12, 6];
+const BY_SEVERITY = ['critical', 'warning', 'info', 'unjudged', 'sound'];
 const NONE = {};
 
 export class App {
@@ -30,14 +31,14 @@ export class App {
   }
 
   build(root) {
-    const choose = (layer) => this.state.set({layer});
+    const choose = (layer) => this.open({layer});
     const moveTo = (step) => step !== null && this.state.set({step});
     this.message = element('p', {className: 'message', role: 'status'}, 'Looking for runs…');
     this.bar = new Bar({set: (values) => this.state.set(values), copy: () => this.copy(),
       picture: () => savePicture(this.maps, this.dark),
       numbers: () => saveNumbers(this.withMatrix(), this.withMatrix()[0].matrix.metric)});
     this.verdicts = new Verdicts(choose);
-    this.maps = new Maps({choose: (chosen) => this.state.set(chosen), zoom: (zoom) => this.state.set({zoom}),
+    this.maps = new Maps({choose: (chosen) => this.open(chosen), zoom: (zoom) => this.state.set({zoom}),
       unfold: (module) => this.state.set({fold: toggled(this.state.values.fold, module)}),
       fold: (name) => this.foldAround(name), close: () => this.close()});
     this.depth = new Depth(moveTo);
@@ -76,6 +77,7 @@ export class App {
       if (!this.content.hidden) this.render(); // at once: a printer does not wait for the next frame
     });
     onReload(() => this.poll());
+    onLink((given) => this.state.set({...INITIAL, runs: this.state.values.runs, ...fromLink(given)}));
     document.addEventListener('keydown', (event) => this.typed(event));
     this.followWidth();
     return this.follow();
@@ -113,7 +115,7 @@ export class App {
     if (this.hasBegun || !runs.length) return;
     this.hasBegun = true;
     const newest = runs.reduce((last, run) => (run.last_wall_time > last.last_wall_time ? run : last));
-    const all = this.source.isLive ? [newest.name] : runs.slice(0, COLOURS).map((run) => run.name);
+    const all = this.source.isLive ? [newest.name] : sickestFirst(runs).slice(0, SHOWN_OF_REPORT).map((run) => run.name);
     this.state.set({runs: linked.length ? linked : all});
   }
 
@@ -164,13 +166,14 @@ export class App {
   }
 
   drawLines(runs, loaded, shown, metrics) {
-    const {layer, step, metric} = this.state.values;
+    const {layer, step} = this.state.values;
     const extent = this.maps.extent ?? [0, 1];
     const opened = this.kept('opened', runs, ({series, summary}) => [series, summary, layer]);
     this.parts.layer(opened, layer, this.kept('metrics', metrics, ({name, title}) => [name, title]), ...extent);
     this.layer.point(step);
+    this.bringIntoSight();
     this.depth.node.hidden = !shown.some((run) => run.matrix.steps.length);
-    if (shown.length) this.parts.depth(shown, step, metrics.find(({name}) => name === metric) ?? shown[0].matrix.metric);
+    if (shown.length) this.parts.depth(shown, step, shown[0].matrix.metric);
     this.parts.ledger(loaded, ...extent);
     this.ledger.point(step);
   }
@@ -246,7 +249,19 @@ export class App {
       finding: keyOf(run, finding), metric: has ? about.metric : this.state.values.metric, step: finding.first_step,
       layer: isOpen ? finding.layers[0] ?? null : null, search: '', zoom: null,
     });
-    this.maps.node.scrollIntoView({block: 'nearest', behavior: 'smooth'});
+    this.maps.mapOf(run).node.scrollIntoView({block: 'nearest', behavior: 'smooth'});
+  }
+
+  open(chosen) {
+    this.isOpening = chosen.layer !== this.state.values.layer;
+    this.state.set(chosen);
+  }
+
+  // A layer that was just opened, should its panel be elsewhere on the page.
+  bringIntoSight() {
+    if (!this.isOpening || this.layer.node.hidden) return;
+    this.isOpening = false;
+    this.layer.heading.scrollIntoView({block: 'nearest', behavior: 'smooth'});
   }
 
   foldAround(name) {
@@ -282,4 +297,9 @@ export class App {
       return false;
     }
   }
+}
+
+function sickestFirst(runs) {
+  const rank = ({severity}) => BY_SEVERITY.indexOf(severity ?? 'unjudged');
+  return [...runs].sort((one, other) => rank(one) - rank(other));
 }

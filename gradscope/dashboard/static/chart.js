@@ -1,7 +1,7 @@
 // A line chart in SVG: lines over steps or over depth, with thresholds, a cursor and exact values under the pointer.
 
 import {element, hideTooltip, showTooltip, svg} from './dom.js';
-import {brief, exact, indexAt, power, ticks} from './numbers.js';
+import {brief, exact, indexAt, power, someTicks, ticks} from './numbers.js';
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [48, 10, 6, 20];
 
@@ -94,7 +94,7 @@ export class LineChart {
     const {width, height, low, high} = this.place;
     const {extent, axis} = this.view;
     const values = this.marks(low, high, height > 110 ? 4 : 2);
-    const across = axis ?? ticks(...extent, (width - LEFT) / 90, true)
+    const across = axis ?? someTicks(...extent, (width - LEFT) / 90, true)
       .map((at) => ({at, text: at.toLocaleString('en')}));
     return [
       ...values.flatMap((value) => [
@@ -106,17 +106,21 @@ export class LineChart {
     ];
   }
 
+  // Whether the axis is long enough for powers of ten: two of them at least.
+  get inDecades() {
+    const {low, high} = this.place;
+    return high - low >= 1.5 && Math.floor(high) > Math.ceil(low);
+  }
+
   // Decades where there are some, else round numbers.
   marks(low, high, count) {
-    if (!this.view.logarithmic) return ticks(low, high, count);
-    return high - low >= 1.5 ? ticks(low, high, count, true)
-      : ticks(10 ** low, 10 ** high, count).filter((value) => value > 0).map(Math.log10);
+    if (!this.view.logarithmic) return someTicks(low, high, count);
+    return this.inDecades ? ticks(low, high, count, true) : someTicks(10 ** low, 10 ** high, count).map(Math.log10);
   }
 
   written(value) {
     if (!this.view.logarithmic) return brief(value);
-    const {low, high} = this.place;
-    return high - low >= 1.5 ? power(value) : brief(Number((10 ** value).toPrecision(6)));
+    return this.inDecades ? power(value) : brief(Number((10 ** value).toPrecision(6)));
   }
 
   thresholds() {

@@ -8,7 +8,7 @@ const VIRIDIS = [
 // Each side of a range, from its edge outwards.
 const BELOW = [[158, 202, 225], [66, 146, 198], [8, 69, 148]];
 const ABOVE = [[253, 187, 108], [232, 112, 20], [140, 45, 4]];
-const INSIDE = [240, 240, 236];
+export const INSIDE = [203, 228, 206];
 
 export const STEPS = 256;
 export const NON_FINITE = [230, 30, 60];

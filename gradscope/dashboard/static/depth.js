@@ -44,11 +44,17 @@ export class Depth {
       label: `${metric.title} of each layer from the input to the loss at step ${step}`, height: 220, extent: [0, 1],
       logarithmic: isLogarithmic(metric), series: lines,
       range: isLogarithmic(metric) || metric.unit === 'value' ? rangeOver(runs, metric) : [0, metric.unit === 'flags' ? 7 : 1],
-      band: contracts(metric)[longest.matrix.layers[longest.matrix.measured[0]]?.kind] ?? null,
+      band: commonBand(runs, metric),
       axis: [{at: 0, text: 'input'}, {at: 1, text: 'loss'}],
       describe: (x) => nameAt(longest.matrix, x),
     };
   }
+}
+
+// The range that all the layers shown have in common; null where any has another, or none.
+function commonBand(runs, metric) {
+  const kinds = new Set(runs.flatMap(({matrix}) => matrix.measured.map((i) => matrix.layers[i].kind)));
+  return kinds.size === 1 ? contracts(metric)[[...kinds][0]] ?? null : null;
 }
 
 // The layers that have the metric, evenly from 0 at the input to 1 at the loss, so that nets of any depth lie together.

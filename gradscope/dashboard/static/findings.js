@@ -82,8 +82,8 @@ export class Findings {
       name: clipped(name, 40), className: 'of-layer', xs: flight.steps, ys: flight.grad_norm.map((row) => row[i] ?? Infinity),
     }));
     chart.update({
-      title: [`The ${counted(flight.steps.length, 'step')} before: loss (bold), gradient norms (thin)`],
-      label: `Loss and gradient norms of ${flight.layers.length} layers in the steps before`, height: 150,
+      title: [`Every one of ${steps(flight.steps[0], flight.steps[flight.steps.length - 1])}: loss (bold), gradient norms (thin)`],
+      label: `Loss and gradient norms of ${flight.layers.length} layers in every step around the finding`, height: 150,
       extent: [flight.steps[0], flight.steps[flight.steps.length - 1]], logarithmic: true,
       series: [...norms, {name: 'loss', className: 'loss', xs: flight.steps, ys: flight.loss.map((x) => x ?? Infinity)}],
     });
@@ -94,7 +94,8 @@ export class Findings {
 
 function nothing(runs, number) {
   if (!runs.length) return [];
-  const names = runs.flatMap((run, i) => [i ? ', ' : ' in ', element('bdi', {}, clipped(run.name, 40))]);
+  const names = runs.length > 4 ? [` in ${counted(runs.length, 'run')}`]
+    : runs.flatMap((run, i) => [i ? ', ' : ' in ', element('bdi', {}, clipped(run.name, 40))]);
   return [element('p', {className: 'faint'}, 'Nothing found', ...(number > 1 ? names : []), '.')];
 }
 

@@ -5,7 +5,7 @@ import {element} from './dom.js';
 import {KEYS, listen} from './gestures.js';
 import {labelled} from './labels.js';
 import {clipped, shortened, visible} from './names.js';
-import {counted, indexAt, ticks, written} from './numbers.js';
+import {counted, indexAt, someTicks, written} from './numbers.js';
 import {colourOf} from './scale.js';
 import {SIGNS} from './severity.js';
 
@@ -182,7 +182,7 @@ export class HeatMap {
     const pen = this.pen(this.base);
     pen.fillStyle = this.colours.faint;
     pen.textAlign = 'center';
-    for (const step of ticks(...this.view.extent, (right - left) / 90, true)) {
+    for (const step of someTicks(...this.view.extent, (right - left) / 90, true)) {
       const text = step.toLocaleString('en');
       const half = pen.measureText(text).width / 2;
       pen.fillRect(this.xOf(step), bottom, 1, 4);
@@ -210,7 +210,9 @@ export class HeatMap {
     if (!marked) return;
     const {left, right} = this.place;
     const names = new Set(marked.layers);
-    const inside = (row) => !names.size || row?.layers.some((i) => names.has(matrix.layers[i].name));
+    const isNamed = (row) => row.layers.some((i) => names.has(matrix.layers[i].name));
+    const isWhole = !rows.some(isNamed); // the whole net, or a module that nothing is measured of
+    const inside = (row) => isWhole || isNamed(row);
     const [x0, x1] = [Math.max(left, this.xOf(marked.first)), Math.min(right, this.xOf(this.endOfRecord(marked.last)))];
     if (x1 <= x0) return;
     for (let i = 0, start = null; i <= rows.length; i++) {

@@ -48,8 +48,11 @@ export function isShown() {
   return !document.hidden && window.frameElement?.style.visibility !== 'hidden';
 }
 
+let last = null;
+
 export function readLink() {
   const parameters = {};
+  last = (outer ?? window).location.hash;
   for (const token of (outer ?? window).location.hash.slice(1).split('&')) {
     const [key, value] = token.split('=');
     const name = decoded(key);
@@ -58,6 +61,16 @@ export function readLink() {
     }
   }
   return parameters;
+}
+
+// Calls `changed` when another link is put into the address. TensorBoard puts the last one back when the tab comes to
+// the front again, which is none.
+export function onLink(changed) {
+  const page = outer ?? window;
+  page.addEventListener('hashchange', () => {
+    const isOurs = !outer || page.location.hash.slice(1).split('&')[0] === OURS;
+    if (isOurs && page.location.hash !== last) changed(readLink());
+  });
 }
 
 // Puts the state into the address, only while it is ours: a hidden tab must not take another's.
@@ -72,6 +85,7 @@ export function writeLink(parameters) {
   const address = page.location.pathname + page.location.search + (hash.length ? `#${hash.join('&')}` : '');
   try {
     page.history.replaceState(page.history.state, '', address);
+    last = page.location.hash;
   } catch {
     // A browser that has had enough of changes refuses some: the next one will do.
   }

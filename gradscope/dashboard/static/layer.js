@@ -3,7 +3,7 @@
 import {LineChart} from './chart.js';
 import {element} from './dom.js';
 import {clipped, visible} from './names.js';
-import {losses, number} from './numbers.js';
+import {isWide, losses, number} from './numbers.js';
 import {isLogarithmic} from './scale.js';
 import {SIGNS, severityOf} from './severity.js';
 
@@ -51,11 +51,17 @@ export class LayerPanel {
   about(runs, there, layer) {
     if (!there.length) {
       const waiting = runs.some((run) => !run.summary || run.summary.summary.layers.some((one) => one.name === layer));
+      const isNamed = runs.some((run) => severityOf(layer, run.summary?.layer_severity ?? {}));
+      if (isNamed) return 'A finding names this module. Nothing is measured of it by itself.';
       return waiting ? 'Loading…' : 'None of the runs shown has a layer of this name.';
     }
-    const [{series: {layer: {type, kind}}}] = there;
-    const hit = there.map((run) => severityOf(layer, run.summary?.layer_severity ?? {})).find(Boolean);
-    return `${visible(type)}, ${visible(kind).replaceAll('_', ' ')}${hit ? ` · ${SIGNS[hit]} named by a finding (${hit})` : ''}`;
+    const inRuns = (words, of) => (runs.length > 1 ? `${words} in ${of.map((run) => clipped(run.name, 24)).join(', ')}` : words);
+    const kinds = grouped(there, ({series: {layer: {type, kind}}}) => `${visible(type)}, ${visible(kind).replaceAll('_', ' ')}`);
+    const hits = grouped(there, (run) => severityOf(layer, run.summary?.layer_severity ?? {}));
+    return [
+      ...[...kinds].map(([words, of]) => (kinds.size > 1 ? inRuns(words, of) : words)),
+      ...[...hits].filter(([hit]) => hit).map(([hit, of]) => inRuns(`${SIGNS[hit]} named by a finding (${hit})`, of)),
+    ].join(' · ');
   }
 
   ofMetrics(runs, metrics) {
@@ -84,8 +90,14 @@ export class LayerPanel {
       name: runs.length > 1 ? `loss, ${clipped(run.name, 24)}` : 'loss', className: `run-${run.colour}`,
       xs: run.summary.steps, ys: losses(run.summary),
     }));
-    return series.length ? ['loss', {title: ['loss'], label: 'Loss over steps', logarithmic: false, series}] : null;
+    return series.length ? ['loss', {title: ['loss'], label: 'Loss over steps', logarithmic: isWide(series), series}] : null;
   }
+}
+
+function grouped(runs, by) {
+  const groups = new Map();
+  for (const run of runs) groups.set(by(run), [...(groups.get(by(run)) ?? []), run]);
+  return groups;
 }
 
 // What clipping never touched needs no second line.
@@ -106,7 +118,8 @@ function line(run, runs, metrics, name, part) {
 // The stated range of this kind of layer, and the bounds that the rules judge by and that are named after the metric.
 function thresholds(metric, runs) {
   const {kind} = runs[0].series.layer;
-  const band = Object.hasOwn(metric.healthy ?? {}, kind) ? metric.healthy[kind] : null;
+  const isOne = runs.every((run) => run.series.layer.kind === kind);
+  const band = isOne && Object.hasOwn(metric.healthy ?? {}, kind) ? metric.healthy[kind] : null;
   const judged = Object.entries(runs[0].summary?.thresholds ?? {});
   const lines = judged
     .filter(([name, value]) => typeof value === 'number' && [metric.name, `${metric.name}_high`, `${metric.name}_low`].includes(name))

@@ -3,7 +3,7 @@
 import {LineChart} from './chart.js';
 import {element, renew, whenChanged} from './dom.js';
 import {clipped} from './names.js';
-import {counted, exact, losses, number} from './numbers.js';
+import {counted, exact, isWide, number} from './numbers.js';
 
 const ROWS = 20;
 const CHARTS = [
@@ -57,10 +57,11 @@ function view({title, names, logarithmic}, runs) {
   const series = runs.flatMap((run) => names.filter((name) => worthwhile(run, name)).map((name) => ({
     name: runs.length > 1 ? `${TITLES[name]}, ${clipped(run.name, 24)}` : TITLES[name],
     className: `run-${run.colour}${name === 'total_norm_clipped' ? ' dashed' : ''}`,
-    xs: run.summary.steps, ys: name === 'loss' ? losses(run.summary) : run.summary.globals[name].map(number),
+    xs: run.summary.steps, ys: lostIsInfinite(run.summary, name),
   })));
   const clipping = series.some(({className}) => className.includes('dashed'));
-  return {title: [clipping ? `${title}, dashed after clipping` : title], label: `${title} over steps`, logarithmic, series};
+  const wide = logarithmic || (names[0] === 'loss' && isWide(series));
+  return {title: [clipping ? `${title}, dashed after clipping` : title], label: `${title} over steps`, logarithmic: wide, series};
 }
 
 // What clipping never touched needs no second line.
@@ -69,6 +70,12 @@ function worthwhile(run, name) {
   if (!values) return false;
   const isAboutClipping = name === 'total_norm_clipped' || name === 'clip_coefficient';
   return !isAboutClipping || (run.summary.globals.clip_coefficient ?? []).some((x) => number(x) < 0.9999);
+}
+
+// Where the loss was no number, the norm of its gradients was none either.
+function lostIsInfinite({globals}, name) {
+  const isOfGradients = ['loss', 'total_norm', 'total_norm_clipped'].includes(name);
+  return globals[name].map((value, i) => (isOfGradients && value === null && globals.nonfinite_loss?.[i] === 1 ? Infinity : number(value)));
 }
 
 function counts(run, number_) {

@@ -1,6 +1,6 @@
 // What the colours of the heat maps stand for.
 
-import {EXACT_ZERO, NON_FINITE, css, notMeasured} from './colours.js';
+import {EXACT_ZERO, INSIDE, NON_FINITE, css, notMeasured} from './colours.js';
 import {element} from './dom.js';
 import {marks} from './scale.js';
 
@@ -28,6 +28,7 @@ export class Legend {
 
 export function specials(scale, dark) {
   return [
+    ...(scale.byContract ? [{colour: INSIDE, text: 'inside'}] : []),
     {colour: NON_FINITE, text: 'NaN or infinite'},
     ...(scale.logarithmic || scale.range?.[0] > 0 ? [{colour: EXACT_ZERO, text: 'exactly zero'}] : []),
     {colour: notMeasured(dark), text: 'not measured'},

@@ -53,6 +53,18 @@ export function losses({globals: {loss, nonfinite_loss: lost}}) {
   return (loss ?? []).map((value, i) => (lost?.[i] === 1 ? Infinity : number(value)));
 }
 
+// Says whether curves are so far apart, or fall so far, that only a logarithmic axis shows them all.
+export function isWide(series) {
+  const values = series.flatMap(({ys}) => ys).filter(Number.isFinite);
+  return values.length > 0 && Math.min(...values) > 0 && Math.max(...values) > 100 * Math.min(...values);
+}
+
+// The same, closer where there would be fewer than two: one number tells no scale.
+export function someTicks(low, high, count, whole = false) {
+  const found = [1, 2, 4, 8].map((times) => ticks(low, high, times * count, whole));
+  return found.find((values) => values.length > 1) ?? found[0];
+}
+
 // Round numbers from `low` to `high`, about `count` of them.
 export function ticks(low, high, count, whole = false) {
   const rough = (high - low) / Math.max(1, count);

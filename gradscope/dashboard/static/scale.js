@@ -153,6 +153,9 @@ export function marks(scale) {
       at: at(reached), text: brief(Number(atDistance(reached, scale.range).toPrecision(Math.abs(reached) === 1 ? 3 : 2))),
     }));
   }
-  const values = ticks(scale.low, scale.high, 5, scale.logarithmic || scale.metric.unit === 'flags');
+  if (scale.metric.unit === 'flags') {
+    return [[0, 'none'], [1, 'grad'], [2, 'weight'], [4, 'out'], [7, 'all']].map(([value, text]) => ({at: at(value), text}));
+  }
+  const values = ticks(scale.low, scale.high, 5, scale.logarithmic);
   return values.map((value) => ({at: at(value), text: scale.logarithmic ? power(value) : brief(value)}));
 }

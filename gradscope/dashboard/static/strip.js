@@ -16,10 +16,14 @@ export class HealthStrip {
     this.node = element('div', {className: 'strip-frame'}, this.canvas);
   }
 
-  update(layers, severities) {
-    this.layers = layers.map((layer) => ({name: layer.name, severity: severityOf(layer.name, severities)}));
+  // A module that a finding names and that nothing is measured of comes behind the layers.
+  update(layers, severities, isJudged = true) {
+    const names = layers.map((layer) => layer.name);
+    const others = Object.keys(severities).filter((name) => !names.includes(name));
+    this.layers = [...names, ...others].map((name) => ({name, severity: severityOf(name, severities)}));
+    this.isJudged = isJudged;
     const sick = this.layers.filter((layer) => layer.severity);
-    this.canvas.setAttribute('aria-label', `${sick.length} of ${counted(layers.length, 'layer')} named by findings` +
+    this.canvas.setAttribute('aria-label', `${sick.length} of ${counted(this.layers.length, 'layer')} named by warnings` +
       (sick.length ? `: ${sick.slice(0, 20).map((layer) => clipped(layer.name, 60)).join(', ')}` : ''));
     this.draw();
   }
@@ -41,7 +45,7 @@ export class HealthStrip {
     const style = getComputedStyle(this.node);
     const severity = worst(this.within(i).map((layer) => layer.severity));
     const gap = width >= 5 ? 1 : 0;
-    pen.fillStyle = style.getPropertyValue(severity ? `--${severity}-fill` : '--sound-fill');
+    pen.fillStyle = style.getPropertyValue(severity ? `--${severity}-fill` : this.isJudged ? '--sound-fill' : '--line');
     pen.fillRect(i * width, severity ? 0 : 6, width - gap, HEIGHT - (severity ? 0 : 12));
     if (!severity || width < 14) return;
     pen.fillStyle = style.getPropertyValue(`--on-${severity}-fill`);
@@ -71,6 +75,6 @@ export class HealthStrip {
     const {name, severity} = this.sickest(layers);
     const others = layers.length > 1 ? `, one of ${layers.length} layers here` : '';
     showTooltip(event.clientX, event.clientY, [`${clipped(name, 300)}${others}`,
-      severity ? `${SIGNS[severity]} ${severity}` : 'nothing found']);
+      severity ? `${SIGNS[severity]} ${severity}` : this.isJudged ? 'no warning' : 'not judged yet']);
   }
 }

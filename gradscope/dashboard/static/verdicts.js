@@ -2,7 +2,7 @@
 
 import {element} from './dom.js';
 import {clipped, visible} from './names.js';
-import {brief, counted, number, steps} from './numbers.js';
+import {brief, counted, losses, steps} from './numbers.js';
 import {SIGNS} from './severity.js';
 import {HealthStrip} from './strip.js';
 
@@ -17,7 +17,9 @@ export class Verdicts {
     this.node.classList.toggle('several', runs.length > 2);
     this.node.replaceChildren(...runs.map((run) => this.card(run)));
     for (const run of runs) {
-      if (run.summary) this.strip(run).update(run.summary.summary.layers, run.summary.layer_severity);
+      if (run.summary) {
+        this.strip(run).update(run.summary.summary.layers, run.summary.layer_severity, run.summary.severity !== 'unjudged');
+      }
     }
   }
 
@@ -31,7 +33,7 @@ export class Verdicts {
   }
 
   card(run) {
-    const severity = run.error ? 'warning' : run.summary?.severity ?? 'unjudged';
+    const severity = run.summary?.severity ?? (run.error ? 'warning' : 'unjudged');
     return element('article', {className: `verdict ${severity}`},
       element('div', {className: 'verdict-head'},
         element('strong', {className: 'sentence'},
@@ -39,13 +41,13 @@ export class Verdicts {
         element('span', {className: 'run-name'}, element('span', {className: `swatch run-${run.colour}`}),
           element('bdi', {title: visible(run.name)}, clipped(run.name, 60))),
         element('span', {className: 'faint'}, extent(run))),
+      run.error && run.summary ? element('p', {className: 'note'}, '▲ ', run.error) : null,
       run.summary?.summary.layers.length ? this.strip(run).node : null);
   }
 }
 
 function sentence(run) {
-  if (run.error) return run.error;
-  if (!run.summary) return 'Reading and judging…';
+  if (!run.summary) return run.error ?? 'Reading and judging…';
   const {verdict, summary} = run.summary;
   const stopped = summary.stop ? ` GradScope stopped the fit at step ${summary.stop.step}.` : '';
   return `${verdict[0].toUpperCase()}${verdict.slice(1)}.${stopped}`;
@@ -54,7 +56,8 @@ function sentence(run) {
 function extent(run) {
   if (!run.summary || !run.summary.summary.records) return '';
   const {records, first_step: first, last_step: last, layers} = run.summary.summary;
-  const loss = (run.summary.globals.loss ?? []).map(number).filter(Number.isFinite);
-  const fell = loss.length ? [`loss ${brief(loss[0])} → ${brief(loss[loss.length - 1])}`] : [];
+  const loss = losses(run.summary).filter((value) => !Number.isNaN(value));
+  const told = (value) => (Number.isFinite(value) ? brief(value) : 'not finite');
+  const fell = loss.length ? [`loss ${told(loss[0])} → ${told(loss[loss.length - 1])}`] : [];
   return [counted(records, 'record'), steps(first, last), counted(layers.length, 'layer'), ...fell].join(' · ');
 }
