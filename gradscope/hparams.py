@@ -59,6 +59,8 @@ def _settings(text: str) -> dict[str, str]:
         return {}
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("settings are a mapping")
+    if not node.value:  # what Lightning writes of a model without any
+        return {}
     settings: dict[str, str] = {}
     for name, value in _leaves(node, ""):
         settings[name] = value

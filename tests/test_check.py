@@ -271,3 +271,16 @@ def test_names_from_a_log_do_not_steer_the_terminal(
     for form in ("text", "github", "sarif", "json"):
         assert main(["check", "--format", form]) == 1
         assert all(c.isprintable() or c == "\n" for c in capsys.readouterr().out)
+
+
+def test_what_keeps_a_check_from_being_one_is_said(logs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    logs["torn"] = replace(sound_run(), name="torn", notes=("events.1: cut off after 40 records\x1b[31m",))
+    logs["short"] = sound_run(records=2)
+    logs["short"] = replace(logs["short"], name="short")
+    remarks = ["torn: events.1: cut off after 40 records [31m", "short: too few records to be judged"]
+    for form in ("text", "github"):
+        main(["check", "--format", form, "--width", "120"])
+        out = capsys.readouterr().out
+        assert all(remark in out for remark in remarks)
+    main(["check", "--format", "json"])
+    assert set(remarks) <= set(json.loads(capsys.readouterr().out)["remarks"])

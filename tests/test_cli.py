@@ -412,3 +412,21 @@ def test_bash_completes_commands_and_options(typed: str, completed: str, tmp_pat
 def test_every_shell_has_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert "summary" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("command", ["explain", "completion bash", "--version"])
+def test_a_full_disk_is_one_line_and_2(command: str) -> None:
+    arguments = [sys.executable, "-m", "gradscope", *command.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "gradscope: error: stdout must be a place that can be written to, got one with: No space left on device\n"
+    )
+
+
+def test_what_an_encoding_lacks_is_escaped() -> None:
+    done = python("-m", "gradscope", "explain", "selu_misconfigured", "--json", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["explanations"][0]["code"] == "selu_misconfigured"

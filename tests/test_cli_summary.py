@@ -8,8 +8,8 @@ import pytest
 
 import gradscope.events
 from gradscope.cli import main
-from gradscope.records import Run
-from tests.hand_written_runs import sick_run, sound_run
+from gradscope.records import Layer, Run
+from tests.hand_written_runs import run_of, sick_run, sound_run
 
 Captured = pytest.CaptureFixture[str]
 
@@ -110,6 +110,34 @@ def test_bad_input_is_one_line_and_2(options: list[str], complaint: str, read: l
     assert any(part in err for part in complaint.split("|"))
 
 
-def test_no_layer_and_no_record_left_are_no_fault(read: list[str], capsys: Captured) -> None:
-    assert main(["summary", "runs", "--layer", "nothing", "--steps", "5000:"]) == 0
-    assert "version_0" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--layer", "encoder.*", "--layer", "nothing"], "`--layer` must match a layer, got 'nothing'"),
+        (["--steps", "5000:"], "`--steps` must hold a record, got 5000:"),
+        (["--steps", "9:5"], "`--steps` must hold a record, got 9:5"),
+    ],
+)
+def test_nothing_left_to_show_is_bad_input(
+    options: list[str], complaint: str, read: list[str], capsys: Captured
+) -> None:
+    assert main(["summary", "runs", *options]) == 2
+    out, err = capsys.readouterr()
+    assert (out, complaint in err) == ("", True)
+
+
+def test_of_a_large_net_sixty_layers_are_listed_the_sick_ones_first(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [Layer(f"fc.{i}", "Linear", "linear") for i in range(300)]
+    norms = np.where(np.arange(300) < 2, 1e-9, 1.0) * np.linspace(1, 2, 40)[:, None]
+    run = run_of("large", layers, {"grad_norm": norms}, globals={"loss": np.full(40, 2.3)})
+    monkeypatch.setattr(gradscope.events, "load", lambda logdir: {"large": run})
+    assert main(["summary", "runs", "--width", "100"]) == 0
+    text = capsys.readouterr().out
+    listed = rows(text)
+    assert len(listed) == 60
+    assert listed[:2] == ["fc.0", "fc.1"]
+    assert "and 240 more layers" in text
+    assert main(["summary", "runs", "--width", "100", "--all-layers"]) == 0
+    assert len(rows(capsys.readouterr().out)) == 300

@@ -252,3 +252,20 @@ def test_bad_input_is_one_line_and_2(
     assert complaint in err
     assert err.startswith("gradscope: error: ")
     assert err.count("\n") == 1
+
+
+def test_a_baseline_that_two_runs_are_called_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for experiment in ("first", "second"):
+        for name in ("sound", "other"):
+            log(tmp_path / experiment / name, sound_run(), (0.5,), "seed: 1\n")
+    paths = [str(tmp_path / "first"), str(tmp_path / "second")]
+    assert main(["compare", *paths, "--baseline", "sound"]) == 2
+    err = capsys.readouterr().err
+    assert "`--baseline` must be one run, got 'sound': that is " in err
+    assert "first/sound and second/sound" in err
+    assert main(["compare", *paths, "--baseline", "first/sound"]) == 0
+
+
+def test_no_settings_at_all_are_no_setting(tmp_path: Path) -> None:
+    (tmp_path / "hparams.yaml").write_text("{}\n")
+    assert read_hparams(tmp_path) == Hparams({})

@@ -152,7 +152,7 @@ def test_it_fits_a_window_of_another_size(log: Log, tmp_path: Path) -> None:
         before = len(terminal.output)
         terminal.shows(lambda text: len(terminal.output) > before and "6 records" in text)
         assert terminal.screen.columns == 50
-        assert "gradscope watch" in terminal.screen.display[0]
+        assert "q quits" in terminal.screen.display[0]
         terminal.press("q")
         assert terminal.end() == 0
         assert_clean(terminal)
@@ -238,3 +238,24 @@ def test_the_run_written_to_last_comes_first(log: Log, tmp_path: Path) -> None:
     watch = Watch(LogReader(tmp_path / "logs"))
     watch.look()
     assert [one.run.name for one in watch.judged] == ["first", "older"]
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_gone_ends_it(log: Log, tmp_path: Path) -> None:
+    log.add(record(6, float("nan"), 1.0, 1.0, nonfinite=[1.0, 0.0, 0.0]))
+    command = [sys.executable, "-m", "gradscope", "watch", str(tmp_path / "logs"), "--interval", "0.2"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(timeout=LIMIT) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.slow
+def test_a_polite_kill_leaves_a_clean_terminal(log: Log, tmp_path: Path) -> None:
+    with watching(tmp_path / "logs") as terminal:
+        terminal.shows(lambda text: "6 records" in text)
+        terminal.process.terminate()
+        assert terminal.end() == 0
+        assert_clean(terminal)

@@ -5,12 +5,15 @@ import sys
 from collections.abc import Sequence
 
 from gradscope.cli import check, compare, completion, explain, export, report, summary, watch
-from gradscope.cli.command import BadInputError, Execute, Parser
+from gradscope.cli.command import BadInputError, Execute, Parser, ReaderGoneError
 from gradscope.cli.version import Version
 from gradscope.wording import one_line
 
 COMMANDS = (summary, watch, compare, check, report, export, explain, completion)
 """In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
+
+INTERRUPTED = 130
+"""What a shell gives for a program that Ctrl-C ended."""
 
 EXAMPLES = """\
 examples:
@@ -30,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, by default that of the process, and return its exit status.
 
     0 where all went well, whatever the diagnosis, but for ``check``, which gives 1 where it fails; 2 on bad input, with
-    one line on stderr.
+    one line on stderr; 130 after Ctrl-C.
 
     Raises:
         SystemExit: after ``--help`` and ``--version``, with status 0.
@@ -43,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help(sys.stderr)
             return 2
         return execute(arguments)
-    except BadInputError as error:
+    except ReaderGoneError:
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (BadInputError, OSError) as error:
         print(f"gradscope: error: {one_line(str(error))}", file=sys.stderr)
         return 2
 

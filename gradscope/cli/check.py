@@ -16,6 +16,7 @@ from gradscope.cli.command import (
     rendered,
     write,
 )
+from gradscope.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
         known = baseline_of(findings)
         _write(arguments.write_baseline, known)
     result = judged(findings, known, Severity[arguments.fail_on.upper()])
-    write(_printed(arguments, result, {name: place.path for name, place in places.items()}))
+    write(_printed(arguments, result, places))
     return 1 if result.fails else 0
 
 
@@ -94,26 +95,34 @@ def _places(logdir: str) -> dict[str, Place]:
     return places
 
 
-def _printed(arguments: argparse.Namespace, result: "Judged", folders: "Mapping[str, Path]") -> str:
+def _remarks(runs: "Mapping[str, Place]") -> list[str]:
+    """Return what keeps a check from being one: damaged logs, and runs too short to be judged."""
+    remarks = [f"{name}: {note}" for name, place in runs.items() for note in place.run.notes]
+    short = [name for name, place in runs.items() if len(place.run.steps) < place.run.thresholds.minimum_records]
+    return [one_line(remark) for remark in (*remarks, *(f"{name}: too few records to be judged" for name in short))]
+
+
+def _printed(arguments: argparse.Namespace, result: "Judged", runs: "Mapping[str, Place]") -> str:
     from gradscope.records import Severity
 
+    told = _remarks(runs)
     if arguments.format == "json":
-        return _json(result, arguments.fail_on)
+        return _json(result, arguments.fail_on, told)
     if arguments.format == "sarif":
-        return _sarif(arguments, result, folders)
+        return _sarif(arguments, result, {name: place.path for name, place in runs.items()})
     fail_on = Severity[arguments.fail_on.upper()]
     if arguments.format == "github":
         from gradscope.annotations import annotations
         from gradscope.baseline import verdict
 
-        lines = (*annotations(result), verdict(result, len(folders), fail_on))
+        lines = (*annotations(result), *told, verdict(result, len(runs), fail_on))
         return encodable("".join(f"{line}\n" for line in lines))
     from gradscope.report.checked import Checked
 
-    return rendered(console(arguments.width), Checked(result, len(folders), fail_on))
+    return rendered(console(arguments.width), Checked(result, len(runs), fail_on, told))
 
 
-def _json(result: "Judged", fail_on: str) -> str:
+def _json(result: "Judged", fail_on: str, remarks: "Sequence[str]") -> str:
     import json
 
     from gradscope.summary import finding_as_json
@@ -128,6 +137,7 @@ def _json(result: "Judged", fail_on: str) -> str:
         "findings": findings,
         "gone": [entry._asdict() for entry in result.gone],
         "missing_runs": list(result.missing_runs),
+        "remarks": list(remarks),
     }
     return json.dumps(content, allow_nan=False, indent=2) + "\n"
 

@@ -25,6 +25,10 @@ class BadInputError(Exception):
     """What the user gave cannot be used: the message, one line, is all that they see."""
 
 
+class ReaderGoneError(Exception):
+    """Nobody reads stdout any more (`| head` has what it wanted): there is nothing left to do."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, as are all others of this program."""
 
@@ -93,7 +97,7 @@ def load_runs(logdir: str) -> "Mapping[str, Run]":
     except (OSError, ValueError) as error:
         raise BadInputError(str(error)) from error
     # The run at the directory itself is called "." there, which tells a reader nothing.
-    own_name = Path(logdir).resolve().name
+    own_name = logdir.rstrip("/").rpartition("/")[2] if "://" in logdir else Path(logdir).resolve().name
     return {name: replace(run, name=own_name) if run.name == "." else run for name, run in runs.items()}
 
 
@@ -106,9 +110,12 @@ def console(width: int | None) -> "Console":
 
 def rendered(page: "Console", renderable: "RenderableType") -> str:
     """Return `renderable` as `page` would print it."""
-    with page.capture() as capture:
-        page.print(renderable)
-    return capture.get()
+    try:
+        with page.capture() as capture:
+            page.print(renderable)
+    except OSError as error:  # rich flushes stdout, captured or not
+        raise _unwritable(error) from error
+    return "".join(f"{line.rstrip(' ')}\n" for line in capture.get().split("\n")[:-1])
 
 
 def encodable(text: str) -> str:
@@ -118,13 +125,32 @@ def encodable(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """Write `text` to stdout, for as long as somebody reads it."""
+    """Write `text` to stdout, with escapes for what its encoding lacks; without a stdout it goes nowhere.
+
+    Raises:
+        ReaderGoneError: nobody reads it any more.
+        BadInputError: it cannot be written.
+    """
+    if sys.stdout is None:
+        return
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(encodable(text))
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (`| head`) has what it wanted. Python flushes stdout once more at exit, which must not fail too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        _forget_stdout()
+        raise ReaderGoneError from error
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> BadInputError:
+    _forget_stdout()
+    return BadInputError(f"stdout must be a place that can be written to, got one with: {error.strerror}")
+
+
+def _forget_stdout() -> None:
+    # Python flushes stdout once more at exit, which must not fail too.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _default_width(environ: Mapping[str, str]) -> int | None:

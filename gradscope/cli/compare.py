@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradscope.cli.command import (
     DEFAULT_LOGDIR,
+    DIRECTORY,
     BadInputError,
     Commands,
     add_command,
@@ -51,7 +52,7 @@ def add(commands: Commands) -> None:
         default=[DEFAULT_LOGDIR],
         metavar="RUN",
         help=f"directories of runs, or one directory that holds several (default: {DEFAULT_LOGDIR})",
-    )
+    ).complete = DIRECTORY  # type: ignore[attr-defined]
     parser.add_argument(
         "--baseline",
         metavar="RUN",
@@ -137,9 +138,13 @@ def _baseline(places: Sequence[Place], wanted: str) -> Place:
 
     names = short_names([place.path for place in places])
     known = {name: place for place, name in zip(places, names, strict=True)}
-    known |= {place.run.name: place for place in places if place.run.name not in known}
     if wanted in known:
         return known[wanted]
+    of_that_name = [name for name, place in known.items() if place.run.name == wanted]
+    if len(of_that_name) > 1:
+        raise BadInputError(f"`--baseline` must be one run, got {wanted!r}: that is {' and '.join(of_that_name)}")
+    if of_that_name:
+        return known[of_that_name[0]]
     path = _resolved(wanted)
     if not path.exists():
         advice = suggestion(wanted, known, "it is a run's name, or its directory")

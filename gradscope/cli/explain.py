@@ -56,4 +56,4 @@ def _json(explanations: "Sequence[Explanation]") -> str:
     from gradscope.thresholds import Thresholds
 
     objects = [{**asdict(e), "thresholds": values_of(e, Thresholds())} for e in explanations]
-    return json.dumps({"explanations": objects}, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps({"explanations": objects}, indent=2) + "\n"

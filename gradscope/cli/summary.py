@@ -1,6 +1,7 @@
 """``gradscope summary``: what is wrong with the runs of a log, and what to change."""
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,6 +9,7 @@ from gradscope.cli.command import (
     DEFAULT_LOGDIR,
     BadInputError,
     Commands,
+    ReaderGoneError,
     add_command,
     add_logdir,
     add_output_options,
@@ -20,6 +22,9 @@ from gradscope.cli.command import (
 if TYPE_CHECKING:
     from gradscope.records import Finding, Run
     from gradscope.report import Reports
+
+MOST_LAYERS = 60
+"""Rows of the table: of a larger net those that findings name come first. More would push the findings out of sight."""
 
 ORDERS = ("model", "severity", "name")
 
@@ -43,6 +48,7 @@ def add(commands: Commands) -> None:
         "--metric", metavar="NAME", help="what the heat map draws (default: grad_norm, for a single run)"
     )
     parser.add_argument("--steps", type=_steps, metavar="A:B", help="records to show; 100: means from step 100 on")
+    parser.add_argument("--all-layers", action="store_true", help=f"list more than {MOST_LAYERS} layers, too")
     parser.add_argument("--sort", default="model", metavar="BY", help="model (default), severity, name or a metric")
     add_output_options(parser)
 
@@ -55,6 +61,7 @@ def execute(arguments: argparse.Namespace) -> int:
         runs = {newest: runs[newest]}
     _check_metrics(arguments, runs)
     shown = [_Shown(_selected(run, arguments), _findings(run)) for run in runs.values()]
+    _check_selection(arguments, runs, shown)
     write(_json(shown) if arguments.json else rendered(console(arguments.width), _reports(shown, arguments)))
     return 0
 
@@ -63,9 +70,10 @@ def print_report(run: "Run", findings: "Sequence[Finding]") -> None:
     """Print what the callback found at the end of a fit, as the command would."""
     from gradscope.report import Report
 
-    # A progress bar may still be drawn. rich's own console would write past rich's bar and be painted over, plain
-    # text on stdout is put above it; tqdm's leaves the cursor at the end of its line.
-    write("\n" + rendered(console(None), Report(run, findings)))
+    # Nobody may read it: that ends no training. A progress bar may still be drawn: rich's own console would write past
+    # rich's bar and be painted over, plain text on stdout is put above it; tqdm's leaves the cursor at its line's end.
+    with contextlib.suppress(ReaderGoneError, BadInputError):
+        write("\n" + rendered(console(None), Report(run, findings)))
 
 
 class _Shown(NamedTuple):
@@ -98,6 +106,20 @@ def _steps(text: str) -> tuple[int | None, int | None]:
     return (int(first) if first else None, int(last) if last else None)
 
 
+def _check_selection(arguments: argparse.Namespace, runs: "Mapping[str, Run]", shown: "Sequence[_Shown]") -> None:
+    from gradscope.patterns import NamePatterns
+
+    names = [layer.name for run in runs.values() for layer in run.layers]
+    if missed := NamePatterns(tuple(arguments.layer or ())).without_match(names):
+        raise BadInputError(f"`--layer` must match a layer, got {missed[0]!r}; `gradscope summary` lists them")
+    if arguments.steps is not None and not any(len(one.run.steps) for one in shown):
+        first, last = arguments.steps
+        raise BadInputError(
+            f"`--steps` must hold a record, got {'' if first is None else first}:{'' if last is None else last}; "
+            "`gradscope summary` tells which steps there are"
+        )
+
+
 def _check_metrics(arguments: argparse.Namespace, runs: "Mapping[str, Run]") -> None:
     known = dict.fromkeys(column.name for run in runs.values() for column in run.columns)
     if arguments.metric is not None and arguments.metric not in known:
@@ -119,4 +141,5 @@ def _reports(shown: "Sequence[_Shown]", arguments: argparse.Namespace) -> "Repor
 
     # Of many runs the pictures would push the overview out of sight.
     metric = arguments.metric or ("grad_norm" if len(shown) == 1 else None)
-    return Reports([Report(run, findings, sort=arguments.sort, heat_map=metric) for run, findings in shown])
+    most = None if arguments.all_layers else MOST_LAYERS
+    return Reports([Report(run, found, most, arguments.sort, metric) for run, found in shown])

@@ -1,6 +1,7 @@
 """``gradscope watch``: the verdict on runs while they are written."""
 
 import argparse
+import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,6 +50,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from gradscope.watching import Watch
 
     try:
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):  # to leave the terminal as it was
+                signal.signal(getattr(signal, name), signal.default_int_handler)
         watch = Watch(LogReader(arguments.logdir))
         screen = console(None)
         with keyboard() as keys:
@@ -145,6 +149,6 @@ def _screen(watch: "Watch", view: _View) -> "Watched":
 
     reports = [Report(one.run, one.findings) for one in watch.judged]
     chosen = next((i for i, report in enumerate(reports) if report.run.name == view.run), 0)
-    status = f"gradscope watch {view.logdir}   q quits   n, p another run   m another metric"
+    status = f"q quits   n, p another run   m another metric   {view.logdir}"
     waiting = f"No run with GradScope data in {view.logdir} yet: waiting for one."
     return Watched(reports, chosen, view.metric, status, waiting)

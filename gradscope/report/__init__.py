@@ -70,16 +70,20 @@ class Report:
 
 @dataclass(frozen=True)
 class Overview:
-    """Several reports, a line each: the run, its verdict, its records and its last loss."""
+    """Several reports, a line each: the run, its verdict, its records and its last loss.
+
+    A verdict that is too long is `folded`, or cut.
+    """
 
     reports: Sequence[Report]
+    folded: bool = True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         page = Page.of(options)
         table = Table(box=None, pad_edge=False, padding=(0, page.gap, 0, 0), header_style="dim")
         table.add_column("", width=1)
         table.add_column("run", no_wrap=True)
-        table.add_column("verdict", overflow="fold")
+        table.add_column("verdict", overflow="fold" if self.folded else "crop", no_wrap=not self.folded)
         numbers = ("records", "loss") if page.width >= 60 else ()
         for heading in numbers:
             table.add_column(heading, justify="right", no_wrap=True)

@@ -1,5 +1,6 @@
 """What a check found → rich renderables: one line each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -13,11 +14,12 @@ from gradscope.wording import counted
 
 @dataclass(frozen=True)
 class Checked:
-    """The findings, one line each, then what is gone, then the verdict: one line as well."""
+    """The findings, one line each, then what is gone, then remarks, then the verdict: one line as well."""
 
     judged: Judged
     runs: int
     fail_on: Severity
+    remarks: Sequence[str] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         page = Page.of(options)
@@ -27,6 +29,8 @@ class Checked:
             yield _cut(page, _gone(page, entry))
         for run in self.judged.missing_runs:
             yield _cut(page, page.text(f"{page.glyphs.unjudged} {run}: in the baseline, but not here", "dim"))
+        for remark in self.remarks:
+            yield page.item(page.glyphs.unjudged, [page.text(remark)])
         style = STYLES[Severity.CRITICAL] if self.judged.fails else STYLES[None]
         yield Text(verdict(self.judged, self.runs, self.fail_on), style=style)
 

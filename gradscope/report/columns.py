@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,8 @@ class Cell(NamedTuple):
     outside: bool = False
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """A column of the table: a cell for each row. Of the columns that do not fit, the highest `rank` goes first."""
 
     name: str
@@ -27,12 +30,12 @@ class Column(NamedTuple):
     cells: tuple[Cell, ...]
     rank: int
 
-    @property
+    @cached_property
     def marked(self) -> bool:
         """Whether any cell lies outside its healthy range: all cells then leave room for a mark."""
         return any(cell.outside for cell in self.cells)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Characters that the widest of heading and cells takes, marks included."""
         return max(len(text) for text in (self.heading, *(cell.text for cell in self.cells))) + self.marked

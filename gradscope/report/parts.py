@@ -28,7 +28,7 @@ from gradscope.report.page import STYLES, Page
 from gradscope.report.sign import sign_of
 from gradscope.report.sparkline import sparkline
 from gradscope.summary import verdict
-from gradscope.wording import counted
+from gradscope.wording import brief, counted
 
 
 def head(page: Page, run: Run, findings: Sequence[Finding]) -> Iterator[RenderableType]:
@@ -164,11 +164,11 @@ def overhead_line(overhead: Overhead) -> Iterator[Text]:
     share = overhead.gradscope_seconds / overhead.fit_seconds if overhead.fit_seconds > 0 else math.nan
     if math.isfinite(share):
         records = counted(overhead.records, "record")
-        took = f"{100 * share:.2g} % of {_seconds(overhead.fit_seconds)} on the host over {records}"
+        took = f"{brief(100 * share)} % of {_seconds(overhead.fit_seconds)} on the host over {records}"
         if overhead.every_n_steps:
             took += f", one every {counted(overhead.every_n_steps, 'step')}"
         yield Text(f"GradScope took {took}", style="dim")
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.2g} s"
+    return f"{brief(seconds)} s"

@@ -20,7 +20,7 @@ from gradscope.report.page import SHORTEST_NAME, STYLES, Page
 from gradscope.report.sign import sign_of
 from gradscope.rules.causes import in_order
 from gradscope.summary import verdict, worst_severity
-from gradscope.wording import counted
+from gradscope.wording import brief, counted
 
 LONGEST_CELL = 24
 MOST_SCALARS = 6
@@ -57,6 +57,8 @@ class SideBySide:
             yield table
         yield from _settings(page, self.experiments)
         for experiment in self.experiments:
+            for note in experiment.run.notes:
+                yield page.item(page.glyphs.signs[Severity.WARNING], [page.text(f"{experiment.name}: {note}")])
             if experiment.hparams.note:
                 yield page.item(page.glyphs.dash, [page.text(f"{experiment.name}: {experiment.hparams.note}")], "dim")
         if self.comparisons:
@@ -128,7 +130,7 @@ def _duration(seconds: float) -> str:
     if math.isnan(seconds):
         return ""
     if seconds < 100:
-        return f"{seconds:.2g} s"
+        return f"{brief(seconds)} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 

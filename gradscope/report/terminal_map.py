@@ -5,7 +5,9 @@ from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
+from rich.color import Color
 from rich.console import RenderableType
+from rich.style import Style
 from rich.text import Text
 
 from gradscope.grid import Measured, Scale, Values, bands_of, colours_of, gathered, measured_of
@@ -56,7 +58,9 @@ def _line(page: Page, row: Values, scale: Scale, coloured: bool) -> Text:
     text = Text()
     colours = [tuple(colour) for colour in colours_of(row, scale).tolist()]
     for (colour, sign), cells in groupby(zip(colours, map(_sign, row), strict=True)):
-        text.append((sign or BLOCK) * len(list(cells)), style="dim" if sign == "·" else f"rgb{colour}".replace(" ", ""))
+        # A style of its own each time: rich keeps the codes of one that it parsed, for whichever terminal came first.
+        style = Style(dim=True) if sign == "·" else Style(color=Color.from_rgb(*colour))
+        text.append((sign or BLOCK) * len(list(cells)), style)
     return text
 
 

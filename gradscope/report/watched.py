@@ -19,7 +19,7 @@ LISTED = 6
 
 @dataclass(frozen=True)
 class Watched:
-    """The screen of a watch: `reports`, the one at `chosen` in full, with its `metric` as a heat map; `status` below.
+    """The screen of a watch: `reports`, the one at `chosen` in full, with its `metric` as a heat map; `status` on top.
 
     It is as long as it needs to be, what matters most first: a screen cuts it off. No reports give `waiting`.
     """
@@ -51,7 +51,7 @@ class Watched:
 
     def _listed(self) -> RenderResult:
         first = max(0, min(self.chosen - LISTED // 2, len(self.reports) - LISTED))
-        yield Overview(self.reports[first : first + LISTED])
+        yield Overview(self.reports[first : first + LISTED], folded=False)
         others = len(self.reports) - LISTED
         if others > 0:
             yield Text(f"and {counted(others, 'other run')}: n and p go through them", style="dim")

@@ -96,7 +96,6 @@ def test_golden_of_the_whole_report(width: int, colour: bool) -> None:
     """To accept what is printed now as right: GRADSCOPE_UPDATE_GOLDEN=1 pytest tests/report; then read it."""
     path = GOLDEN / f"summary_{width}{'_colour' if colour else ''}.txt"
     file = io.StringIO()
-    # One colour system in all tests: rich keeps the codes of a style as they were first written.
     console = Console(file=file, width=width, color_system="truecolor" if colour else None, force_terminal=colour)
     console.print(Report(sick_run(), sick_findings(), heat_map="grad_norm"))
     text = "".join(f"{line.rstrip(' ')}\n" for line in file.getvalue().splitlines())
