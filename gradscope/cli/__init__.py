@@ -4,16 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gradscope.cli import check, compare, completion, explain, export, report, summary, watch
+from gradscope.cli import check, compare, completion, explain, export, report, run, summary, watch
 from gradscope.cli.command import BadInputError, Execute, Parser
 from gradscope.cli.version import Version
 from gradscope.wording import one_line
 
-COMMANDS = (summary, watch, compare, check, report, export, explain, completion)
+COMMANDS = (run, summary, watch, compare, check, report, export, explain, completion)
 """In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
 
 EXAMPLES = """\
 examples:
+  gradscope run train.py --lr 0.1               a training script as it is, watched by GradScope
   gradscope summary                             the newest run in lightning_logs
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: after ``--help`` and ``--version``, with status 0.
+        BaseException: whatever ends the script of ``run``.
     """
     parser = build_parser()
     try:
