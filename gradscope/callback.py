@@ -373,7 +373,7 @@ class GradScope(Callback):
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
-            self._sinks = Sinks(sinks_of(trainer, self._columns, self._parts), say)
+            self._sinks = sinks_of(trainer, self._columns, self._parts, say)
         self._sinks.tell(lambda sink: sink.record(record))
         if self._cadence.wants_diagnosis(self._history.added, alarming):
             self._write_verdicts(final=False)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gradscope.packages import classes
 from gradscope.records import Metric
-from gradscope.sinks import ScalarSink, Sink, TensorBoardSink
+from gradscope.sinks import Say, ScalarSink, Sink, Sinks, TensorBoardSink
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl  # of either package
@@ -61,18 +63,21 @@ def loss_of(trainer: pl.Trainer, outputs: object) -> Tensor | None:
 
 
 def run_name(trainer: pl.Trainer) -> str:
-    """Return the name of the run as the first logger has it; "fit" without a logger."""
+    """Return the name of the run as the first logger has it; "fit" without a logger, or with one that fails."""
     logger = trainer.logger
     if logger is None:
         return "fit"
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return "/".join(part for part in (logger.name, version) if part)
+    try:
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        return "/".join(part for part in (logger.name, version) if part)
+    except Exception:  # some ask a server, and each of them is told of when it is written to
+        return "fit"
 
 
-def sinks_of(trainer: pl.Trainer, columns: Sequence[Metric], parts: frozenset[str]) -> list[tuple[str, Sink]]:
-    """Return what writes to each logger, if anything is to be logged, and the logger's name."""
+def sinks_of(trainer: pl.Trainer, columns: Sequence[Metric], parts: frozenset[str], say: Say) -> Sinks:
+    """Return what writes to each logger, if anything is to be logged; what goes wrong there is told to `say`."""
     loggers = trainer.loggers if parts else []
-    return [(type(logger).__name__, _sink_for(logger, columns, parts)) for logger in loggers]
+    return Sinks([(type(logger).__name__, partial(_sink_for, logger, columns, parts)) for logger in loggers], say)
 
 
 def _sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
@@ -85,9 +90,10 @@ def _sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) 
 
 
 def flush(trainer: pl.Trainer) -> None:
-    """Have all loggers write out what they hold."""
+    """Have all loggers write out what they hold; one that cannot keeps none of the others from it."""
     for logger in trainer.loggers:
-        logger.save()
+        with suppress(Exception):  # Lightning does the same next, and what goes wrong is for it to tell
+            logger.save()
 
 
 def save_stopped(trainer: pl.Trainer) -> None:

@@ -11,6 +11,7 @@ from gradscope import GradScope, Severity, Thresholds
 from gradscope.actions import Action
 
 pytest.importorskip("jsonargparse", reason="jsonargparse, which LightningCLI needs, is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # the two packages do not always keep pace with each other
 
 CONFIG = """\
 trainer:
@@ -68,7 +69,7 @@ def fitted(package: Any, config: str, folder: Path) -> GradScope:
     kind = importlib.import_module(f"{package.__name__}.cli").LightningCLI
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["train.py", "fit", f"--config={folder / 'config.yaml'}"])
-        cli = kind(Small, save_config_callback=None)
+        cli = kind(Small, save_config_callback=None, seed_everything_default=False)
     (scope,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, GradScope)]
     return scope
 
