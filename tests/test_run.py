@@ -241,6 +241,7 @@ def test_options_reach_gradscope_through_the_environment() -> None:
         (["--on-finding", "explode", "x.py"], "`on_finding` must name actions among ignore, warn, stop, raise"),
         (["--on-finding", "fatal=stop", "x.py"], "`on_finding` must have keys among info, warning, critical"),
         (["--log", "scalers", "x.py"], "`log` must hold some of tensors"),
+        (["--no-log", "--log", "scalars", "x.py"], "argument --log: not allowed with argument --no-log"),
         (["--unknown", "x.py"], "unrecognized arguments: --unknown"),
     ],
 )

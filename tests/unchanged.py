@@ -1,6 +1,6 @@
 """A training script that knows nothing of GradScope unless it is told to: it writes down what became of its Trainers.
 
-``python tests/unchanged.py PACKAGE FOLDER [own|late|model]``, where PACKAGE is `lightning.pytorch` or
+``python tests/unchanged.py PACKAGE FOLDER [own|first|late|model]``, where PACKAGE is `lightning.pytorch` or
 `pytorch_lightning`, and the last says how a GradScope of its own comes to the Trainer.
 """
 

@@ -39,13 +39,19 @@ def add(commands: Commands) -> None:
 def add_options(group: "argparse._ArgumentGroup") -> None:
     """Add the options of `GradScope`, each of which is absent where it is not given."""
 
-    def option(flag: str, **how: Any) -> None:
-        group.add_argument(flag, default=argparse.SUPPRESS, **how)
+    def option(flag: str, to: "argparse._ActionsContainer" = group, **how: Any) -> None:
+        to.add_argument(flag, default=argparse.SUPPRESS, **how)
 
     option("--every-n-steps", type=int, metavar="N", help="record every N steps")
     option("--budget", type=float, metavar="SHARE", help="in its place: the share of the step time to take, as 0.02")
     option("--layers", action="append", metavar="PATTERN", help="watch these; a leading ! excludes; again for more")
-    option("--thresholds", action="append", type=_threshold, metavar="NAME=VALUE", help="what the rules judge by")
+    option(
+        "--thresholds",
+        action="append",
+        type=_threshold,
+        metavar="NAME=VALUE",
+        help="what the rules judge by; again for more",
+    )
     option("--exact", action="store_true", help="measure from all elements, not from a sample")
     option("--flight-recorder", type=int, metavar="N", help="steps before a disaster to keep")
     option(
@@ -54,8 +60,9 @@ def add_options(group: "argparse._ArgumentGroup") -> None:
         metavar="[SEVERITY=]ACTION",
         help="ignore, warn, stop or raise; for one severity: critical=stop",
     )
-    option("--log", action="append", metavar="PART", help="what goes to the loggers; again for more")
-    option("--no-log", action="store_false", dest="log", help="nothing goes to the loggers")
+    log = group.add_mutually_exclusive_group()
+    option("--log", log, action="append", metavar="PART", help="what goes to the loggers; again for more")
+    option("--no-log", log, action="store_false", dest="log", help="nothing goes to the loggers")
     option("--no-summary", action="store_false", dest="summary", help="print no summary at the end of a fit")
 
 
