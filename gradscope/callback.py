@@ -1,12 +1,13 @@
 """GradScope, the Lightning callback: decides when to measure, and owns nothing else."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,6 +18,7 @@ from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.messages import say
+from gradscope.packages import Callback
 from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
 from gradscope.recorder import Recorder
@@ -36,17 +38,20 @@ from gradscope.trainers import (
     sinks_of,
 )
 
+if TYPE_CHECKING:
+    import pytorch_lightning as pl  # of either package
+
 P = ParamSpec("P")
 
 MICRO_BATCH_LIMIT = 10_000
 """Batches without a step of any optimizer after which a record is given up: each holds a little memory."""
 
 
-def _shielded(hook: Callable[Concatenate["GradScope", P], None]) -> Callable[Concatenate["GradScope", P], None]:
+def _shielded(hook: Callable[Concatenate[GradScope, P], None]) -> Callable[Concatenate[GradScope, P], None]:
     """Make a hook that never raises into the training: what fails switches GradScope off, and says so once."""
 
     @wraps(hook)
-    def shielded(self: "GradScope", /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def shielded(self: GradScope, /, *args: P.args, **kwargs: P.kwargs) -> None:
         start = time.perf_counter()
         try:
             hook(self, *args, **kwargs)
@@ -59,7 +64,7 @@ def _shielded(hook: Callable[Concatenate["GradScope", P], None]) -> Callable[Con
     return shielded
 
 
-class GradScope(pl.Callback):
+class GradScope(Callback):
     """Watches the health of gradients and activations while a network trains.
 
     ``Trainer(callbacks=[GradScope()])`` is all. Training is the same with and without it: it draws no random number,
@@ -368,7 +373,7 @@ class GradScope(pl.Callback):
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
-            self._sinks = Sinks(sinks_of(trainer, self._columns, self._parts), say)
+            self._sinks = sinks_of(trainer, self._columns, self._parts, say)
         self._sinks.tell(lambda sink: sink.record(record))
         if self._cadence.wants_diagnosis(self._history.added, alarming):
             self._write_verdicts(final=False)

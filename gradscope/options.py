@@ -3,7 +3,8 @@
 Each function raises TypeError for what is of another type, ValueError for what is out of range.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from gradscope.actions import DEFAULT_ACTIONS, Action
 from gradscope.records import Severity
@@ -98,6 +99,27 @@ def on_finding(value: str | Mapping[str | Severity, str]) -> Mapping[Severity, A
             "{'critical': 'stop'}, say"
         )
     return {**DEFAULT_ACTIONS, **{_severity(severity): _action(action) for severity, action in given.items()}}
+
+
+CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "budget": budget,
+    "layers": patterns,
+    "thresholds": thresholds,
+    "exact": exact,
+    "flight_recorder": flight_recorder,
+    "on_finding": on_finding,
+    "log": log_parts,
+    "summary": summary,
+}
+"""How each option is checked that is checked by itself: all but `every_n_steps`."""
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Check options as `GradScope` does, which need not be imported for it."""
+    every_n_steps(given.get("every_n_steps"), given.get("budget"))
+    for name, value in given.items():
+        if name != "every_n_steps":
+            CHECKS[name](value)
 
 
 def _severity(value: object) -> Severity:

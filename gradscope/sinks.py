@@ -1,6 +1,7 @@
 """Where records go: TensorBoard in full, any other logger as scalars."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -10,6 +11,8 @@ from gradscope.encoding import Encoder
 from gradscope.records import Finding, Metric, Record, Run
 
 HEAT_MAPS = ("grad_norm",)
+
+Say = Callable[[str], None]
 
 
 class Sink(Protocol):
@@ -86,17 +89,25 @@ def _scalars(record: Record, columns: Sequence[Metric], parts: frozenset[str]) -
 class Sinks:
     """All places that records go to: one that fails is left alone, and said to be, and the others go on."""
 
-    def __init__(self, sinks: Sequence[tuple[str, Sink]], say: Callable[[str], None]) -> None:
-        self._sinks = list(sinks)
+    def __init__(self, sinks: Sequence[tuple[str, Callable[[], Sink]]], say: Say) -> None:
+        self._sinks: list[tuple[str, Sink]] = []
         self._say = say
+        for name, make in sinks:
+            with self._telling_failures_of(name):
+                self._sinks.append((name, make()))
 
     def tell(self, what: Callable[[Sink], None]) -> None:
         """Tell each sink."""
         working = []
         for name, sink in self._sinks:
-            try:
+            with self._telling_failures_of(name):
                 what(sink)
                 working.append((name, sink))
-            except Exception as error:
-                self._say(f"no longer writes to {name} after {type(error).__name__}: {error}. Everything else goes on.")
         self._sinks = working
+
+    @contextmanager
+    def _telling_failures_of(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._say(f"no longer writes to {name} after {type(error).__name__}: {error}. Everything else goes on.")

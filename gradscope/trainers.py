@@ -1,15 +1,22 @@
 """What GradScope has to know of a Trainer: its steps, its loss, its loggers, and who may change gradients."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
+from gradscope.packages import classes
 from gradscope.records import Metric
-from gradscope.sinks import ScalarSink, Sink, TensorBoardSink
+from gradscope.sinks import Say, ScalarSink, Sink, Sinks, TensorBoardSink
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl  # of either package
+    from pytorch_lightning.loggers import Logger
 
 
 def gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, scope: pl.Callback) -> bool:
@@ -21,15 +28,16 @@ def gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, sc
     callbacks = [c for c in trainer.callbacks if c is not scope]  # type: ignore[attr-defined]
     return (
         module.automatic_optimization
-        and not any(_overrides(module, pl.LightningModule, hook) for hook in hooks)
-        and not any(_overrides(callback, pl.Callback, "on_before_optimizer_step") for callback in callbacks)
+        and not any(_overrides(module, "LightningModule", hook) for hook in hooks)
+        and not any(_overrides(callback, "Callback", "on_before_optimizer_step") for callback in callbacks)
         # An optimizer that knows no hooks is not torch's.
         and not any(getattr(optimizer, "_optimizer_step_pre_hooks", True) for optimizer in trainer.optimizers)
     )
 
 
-def _overrides(thing: object, base: type, method: str) -> bool:
-    return method in vars(thing) or getattr(type(thing), method) is not getattr(base, method)
+def _overrides(thing: object, base: str, method: str) -> bool:
+    lightnings = [getattr(kind, method) for kind in classes(base)]
+    return method in vars(thing) or getattr(type(thing), method) not in lightnings
 
 
 def logged_step(trainer: pl.Trainer) -> int:
@@ -55,31 +63,37 @@ def loss_of(trainer: pl.Trainer, outputs: object) -> Tensor | None:
 
 
 def run_name(trainer: pl.Trainer) -> str:
-    """Return the name of the run as the first logger has it; "fit" without a logger."""
+    """Return the name of the run as the first logger has it; "fit" without a logger, or with one that fails."""
     logger = trainer.logger
     if logger is None:
         return "fit"
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return "/".join(part for part in (logger.name, version) if part)
+    try:
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        return "/".join(part for part in (logger.name, version) if part)
+    except Exception:  # some ask a server, and each of them is told of when it is written to
+        return "fit"
 
 
-def sinks_of(trainer: pl.Trainer, columns: Sequence[Metric], parts: frozenset[str]) -> list[tuple[str, Sink]]:
-    """Return what writes to each logger, if anything is to be logged, and the logger's name."""
+def sinks_of(trainer: pl.Trainer, columns: Sequence[Metric], parts: frozenset[str], say: Say) -> Sinks:
+    """Return what writes to each logger, if anything is to be logged; what goes wrong there is told to `say`."""
     loggers = trainer.loggers if parts else []
-    return [(type(logger).__name__, _sink_for(logger, columns, parts)) for logger in loggers]
+    return Sinks([(type(logger).__name__, partial(_sink_for, logger, columns, parts)) for logger in loggers], say)
 
 
 def _sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:
     # To TensorBoard in full, to any other the scalars.
-    if isinstance(logger, TensorBoardLogger) and not type(logger.experiment).__module__.startswith("tensorboardX"):
-        return TensorBoardSink(logger.experiment, columns, parts)
+    if isinstance(logger, classes("loggers.TensorBoardLogger")):
+        writer = logger.experiment
+        if not type(writer).__module__.startswith("tensorboardX"):
+            return TensorBoardSink(writer, columns, parts)
     return ScalarSink(lambda metrics, step: logger.log_metrics(dict(metrics), step), columns, parts)
 
 
 def flush(trainer: pl.Trainer) -> None:
-    """Have all loggers write out what they hold."""
+    """Have all loggers write out what they hold; one that cannot keeps none of the others from it."""
     for logger in trainer.loggers:
-        logger.save()
+        with suppress(Exception):  # Lightning does the same next, and what goes wrong is for it to tell
+            logger.save()
 
 
 def save_stopped(trainer: pl.Trainer) -> None:
@@ -88,7 +102,7 @@ def save_stopped(trainer: pl.Trainer) -> None:
     A ModelCheckpoint that saves at the end of an epoch has done so; one that saves every so many steps, or the best by
     a metric, may not have. Every rank has to call this.
     """
-    wanted = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    wanted = [c for c in trainer.checkpoint_callbacks if isinstance(c, classes("callbacks.ModelCheckpoint"))]
     wanted = [c for c in wanted if c.dirpath and (c.save_top_k != 0 or c.save_last)]
     if wanted and not any(c._last_global_step_saved == trainer.global_step for c in wanted):
         path = os.path.join(str(wanted[0].dirpath), f"stopped-step={trainer.global_step}.ckpt")  # noqa: PTH118, may be a URL

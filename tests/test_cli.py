@@ -430,3 +430,11 @@ def test_what_an_encoding_lacks_is_escaped() -> None:
     done = python("-m", "gradscope", "explain", "selu_misconfigured", "--json", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["explanations"][0]["code"] == "selu_misconfigured"
+
+
+def test_ctrl_c_is_no_traceback(logs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(run: Run) -> tuple[Finding, ...]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradscope.rules, "diagnose", interrupted)
+    assert main(["summary", "anywhere"]) == 130

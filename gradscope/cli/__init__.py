@@ -4,12 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gradscope.cli import check, compare, completion, explain, export, report, summary, watch
+from gradscope.cli import check, compare, completion, explain, export, report, run, summary, watch
 from gradscope.cli.command import BadInputError, Execute, Parser, ReaderGoneError
 from gradscope.cli.version import Version
 from gradscope.wording import one_line
 
-COMMANDS = (summary, watch, compare, check, report, export, explain, completion)
+COMMANDS = (run, summary, watch, compare, check, report, export, explain, completion)
 """In the order in which ``--help`` lists them; each has a function `add` that adds its parser."""
 
 INTERRUPTED = 130
@@ -17,6 +17,7 @@ INTERRUPTED = 130
 
 EXAMPLES = """\
 examples:
+  gradscope run train.py --lr 0.1               a training script as it is, watched by GradScope
   gradscope summary                             the newest run in lightning_logs
   gradscope summary lightning_logs/version_3    a single run
   gradscope summary runs --json                 all runs under a directory, for a program
@@ -33,15 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, by default that of the process, and return its exit status.
 
     0 where all went well, whatever the diagnosis, but for ``check``, which gives 1 where it fails; 2 on bad input, with
-    one line on stderr; 130 after Ctrl-C.
+    one line on stderr; 130 after Ctrl-C. ``run`` ends as its script does.
 
     Raises:
         SystemExit: after ``--help`` and ``--version``, with status 0.
+        BaseException: whatever ends the script of ``run``.
     """
     parser = build_parser()
+    execute: Execute | None = None
     try:
         arguments = parser.parse_args(argv)
-        execute: Execute | None = arguments.execute
+        execute = arguments.execute
         if execute is None:
             parser.print_help(sys.stderr)
             return 2
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReaderGoneError:
         return 0
     except KeyboardInterrupt:
+        if execute is run.execute:  # a script ends as it does by itself
+            raise
         return INTERRUPTED
     except (BadInputError, OSError) as error:
         print(f"gradscope: error: {one_line(str(error))}", file=sys.stderr)
