@@ -1,21 +1,35 @@
 """Lightning under both its names: `lightning` and `pytorch_lightning` hold the same code, and classes of their own."""
 
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from operator import attrgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+RANK_ZERO = "lightning_utilities.core.rank_zero"
+NAMES = ("pytorch_lightning", "lightning.pytorch")
+
 
 def _installed() -> tuple[ModuleType, ...]:
     packages = []
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        with suppress(Exception):  # one that is broken must not stand in the way of the other
-            packages.append(import_module(name))
-    if not packages:
-        # Once more, for what is wrong with it.
-        packages.append(import_module("pytorch_lightning"))
-    return tuple(packages)
+    with _one_voice():
+        for name in NAMES:
+            with suppress(Exception):  # one that is broken must not stand in the way of the other
+                packages.append(import_module(name))
+    # Where there is none, once more for what is wrong with it.
+    return tuple(packages) or (import_module(NAMES[0]),)
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Leave Lightning's messages to the logger that they go to, which the package imported last takes for its own."""
+    begun = any(name in sys.modules for name in NAMES)
+    kept = getattr(sys.modules.get(RANK_ZERO), "log", None)
+    yield
+    if begun and kept is not None:
+        sys.modules[RANK_ZERO].log = kept  # type: ignore[attr-defined]
 
 
 # What is imported already does not tell whose Trainer will come: `from gradscope import GradScope` may be a script's

@@ -132,6 +132,18 @@ def test_one_gradscope_sees_the_same_under_both_names_whoever_is_imported_first(
             assert values.tobytes() == reference.metrics[name].tobytes(), name
 
 
+@pytest.mark.slow
+@needs_lightning
+@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
+def test_the_other_package_takes_no_messages_over(package: str) -> None:
+    script = (
+        f"import {package}, lightning_utilities.core.rank_zero as r; before = r.log; import gradscope.callback, sys; "
+        "assert {'pytorch_lightning', 'lightning.pytorch'} <= sys.modules.keys(); print(r.log is before, before.name)"
+    )
+    done = python("-c", script)
+    assert (done.returncode, done.stdout) == (0, f"True {package}.utilities.rank_zero\n"), done.stderr
+
+
 # ------------------------------------------------------------------ a script is what it was
 
 
