@@ -35,7 +35,8 @@ def scalars(number: int) -> Iterable[Event]:
 
 def records(number: int, layers: int, metrics: int) -> Iterable[Event]:
     """GradScope's own events."""
-    columns = tuple(Metric(f"metric_{i}", f"metric {i}", "ratio") for i in range(metrics))
+    others = (Metric(f"metric_{i}", f"metric {i}", "ratio") for i in range(1, metrics))
+    columns = (Metric("grad_norm", "gradient norm", "L2 norm"), *others)
     rows = tuple(Layer(f"net.{i}", "Linear", "linear") for i in range(layers))
     encoder, rng = Encoder(columns), np.random.default_rng(0)
     for step in range(number):
