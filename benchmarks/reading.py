@@ -2,7 +2,7 @@
 
     python benchmarks/reading.py                                                  # less than a minute
     python benchmarks/reading.py --scalars 1000000 --megabytes 1000 --runs 200    # minutes: the others are slow
-    python benchmarks/reading.py --scalars 1000000 --megabytes 1000 --runs 200 --peers
+    python benchmarks/reading.py --scalars 1000000 --megabytes 1000 --runs 200 --peers    # GradScope alone
 
 The readers take turns on the same files, which the system still has in memory: what is measured is the time of the
 processor, which on an idle machine is what one waits. Shown is the median of the rounds, and how many times as long
