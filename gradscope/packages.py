@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from types import ModuleType
@@ -37,6 +38,7 @@ def _one_voice() -> Iterator[None]:
 PACKAGES = _installed()
 
 
+@cache  # it is asked for in every recorded step
 def classes(name: str) -> tuple[type[Any], ...]:
     """Return the class `name`, "loggers.TensorBoardLogger" say, of each package: one or two."""
     return tuple(attrgetter(name)(package) for package in PACKAGES)

@@ -259,3 +259,24 @@ def test_a_polite_kill_leaves_a_clean_terminal(log: Log, tmp_path: Path) -> None
         terminal.process.terminate()
         assert terminal.end() == 0
         assert_clean(terminal)
+
+
+@pytest.mark.slow
+def test_under_nohup_it_outlives_its_terminal(log: Log, tmp_path: Path) -> None:
+    log.add(record(6, float("nan"), 1.0, 1.0, nonfinite=[1.0, 0.0, 0.0]))
+    command = [sys.executable, "-m", "gradscope", "watch", str(tmp_path / "logs"), "--interval", "0.2"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as process:
+        assert process.stdout is not None
+        assert "non_finite" in process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        log.add(record(7, 0.0, 0.0, 0.0), record(8))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+        process.terminate()
+        assert process.wait(timeout=LIMIT) == 0

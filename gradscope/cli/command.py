@@ -52,13 +52,19 @@ def add_command(commands: Commands, name: str, execute: Execute, does: str, exam
 
 def add_logdir(parser: Parser, default: str | None = DEFAULT_LOGDIR, default_means: str = "%(default)s") -> None:
     """Add the argument LOGDIR, which a shell completes with the names of directories."""
-    argument = parser.add_argument(
-        "logdir",
-        nargs="?",
-        default=default,
-        metavar="LOGDIR",
-        help=f"a directory with event files, at any depth, or one such file (default: {default_means})",
+    completing_directories(
+        parser.add_argument(
+            "logdir",
+            nargs="?",
+            default=default,
+            metavar="LOGDIR",
+            help=f"a directory with event files, at any depth, or one such file (default: {default_means})",
+        )
     )
+
+
+def completing_directories(argument: argparse.Action) -> None:
+    """Have a shell complete `argument` with the names of directories."""
     argument.complete = DIRECTORY  # type: ignore[attr-defined]  # what `gradscope completion` looks for
 
 

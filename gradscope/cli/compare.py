@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradscope.cli.command import (
     DEFAULT_LOGDIR,
-    DIRECTORY,
     BadInputError,
     Commands,
     add_command,
     add_output_options,
+    completing_directories,
     console,
     load_runs,
     rendered,
@@ -46,13 +46,15 @@ def add(commands: Commands) -> None:
     """Add the command."""
     does = "set runs side by side: what they reached, how sound they are, and which settings differ"
     parser = add_command(commands, "compare", execute, does, EXAMPLES)
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        default=[DEFAULT_LOGDIR],
-        metavar="RUN",
-        help=f"directories of runs, or one directory that holds several (default: {DEFAULT_LOGDIR})",
-    ).complete = DIRECTORY  # type: ignore[attr-defined]
+    completing_directories(
+        parser.add_argument(
+            "runs",
+            nargs="*",
+            default=[DEFAULT_LOGDIR],
+            metavar="RUN",
+            help=f"directories of runs, or one directory that holds several (default: {DEFAULT_LOGDIR})",
+        )
+    )
     parser.add_argument(
         "--baseline",
         metavar="RUN",

@@ -50,9 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from gradscope.watching import Watch
 
     try:
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):  # to leave the terminal as it was
-                signal.signal(getattr(signal, name), signal.default_int_handler)
+        _end_politely()
         watch = Watch(LogReader(arguments.logdir))
         screen = console(None)
         with keyboard() as keys:
@@ -65,6 +63,14 @@ def execute(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise BadInputError(str(error)) from error
     return 0
+
+
+def _end_politely() -> None:
+    """Have a request to end leave the terminal as it was; one that is ignored, as under nohup, stays so."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # not every system knows both
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _interval(text: str) -> float:

@@ -52,11 +52,16 @@ def summary(run: Run, findings: Sequence[Finding]) -> Content:
         "verdict": verdict(run, findings),
         "severity": severity(run, findings),
         "layer_severity": {name: str(worst) for name, worst in layer_severity(findings).items()},
-        "steps": run.steps.tolist(),
-        "globals": {name: values.tolist() for name, values in run.globals.items() if not np.isnan(values).all()},
+        **curves(run),
         "thresholds": asdict(run.thresholds),
         "explanations": {code: {"title": e.title, "metric": e.metric} for code, e in EXPLANATIONS.items()},
     }
+
+
+def curves(run: Run) -> Content:
+    """Return the steps of `run` and its globals over them."""
+    measured = {name: values.tolist() for name, values in run.globals.items() if not np.isnan(values).all()}
+    return {"steps": run.steps.tolist(), "globals": measured}
 
 
 def severity(run: Run, findings: Sequence[Finding]) -> str:

@@ -89,7 +89,7 @@ def _listed(name: str, run: Run, findings: Sequence[Finding]) -> Content:
 
 def _summary(run: Run, drawn: Run, findings: Sequence[Finding]) -> Content:
     # The curves are those of the records that are drawn, the verdict is that of all.
-    return {**content.summary(run, findings), **{k: content.summary(drawn, ())[k] for k in ("steps", "globals")}}
+    return {**content.summary(run, findings), **content.curves(drawn)}
 
 
 def _records(run: Run) -> Content:

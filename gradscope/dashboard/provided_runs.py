@@ -15,6 +15,7 @@ from gradscope.dashboard.content import in_order_shown
 from gradscope.decoding import GLOBALS_TAG, LAYERS_TAG, PLUGIN_NAME, VERDICTS_TAG, Content, Decoder
 from gradscope.event_files import natural
 from gradscope.records import Metric, Run, Severity
+from gradscope.selection import with_records
 
 _ALL = 1_000_000
 """More than any server keeps of a series: it wants a number."""
@@ -60,13 +61,8 @@ def sample_of(run: Run, metric: str, records: int | None) -> Sample:
         slice(None) if records is None or total <= records else np.linspace(total - 1, 0, records).astype(int)[::-1]
     )
     wanted = (metric, *ingredients(metric))
-    sample = replace(
-        run,
-        steps=run.steps[chosen],
-        wall_times=run.wall_times[chosen],
-        metrics={name: run.metrics[name][chosen] for name in wanted if name in run.metrics},
-        globals={name: values[chosen] for name, values in run.globals.items()},
-    )
+    part = replace(run, metrics={name: run.metrics[name] for name in wanted if name in run.metrics})
+    sample = with_records(part, chosen)
     return Sample(sample, len(sample.steps) == total)
 
 

@@ -32,9 +32,9 @@ export class Findings {
     for (const chart of this.charts) chart.draw();
   }
 
-  ofRun(run, number, chosen) {
+  ofRun(run, many, chosen) {
     const {findings} = run.summary.summary;
-    const head = number > 1 ? [element('h3', {}, element('span', {className: `swatch run-${run.colour}`}),
+    const head = many > 1 ? [element('h3', {}, element('span', {className: `swatch run-${run.colour}`}),
       element('bdi', {}, clipped(run.name, 60)))] : [];
     return [...head, ...findings.map((finding) => this.card(run, finding, chosen === keyOf(run, finding)))];
   }
@@ -92,11 +92,11 @@ export class Findings {
   }
 }
 
-function nothing(runs, number) {
+function nothing(runs, many) {
   if (!runs.length) return [];
   const names = runs.length > 4 ? [` in ${counted(runs.length, 'run')}`]
     : runs.flatMap((run, i) => [i ? ', ' : ' in ', element('bdi', {}, clipped(run.name, 40))]);
-  return [element('p', {className: 'faint'}, 'Nothing found', ...(number > 1 ? names : []), '.')];
+  return [element('p', {className: 'faint'}, 'Nothing found', ...(many > 1 ? names : []), '.')];
 }
 
 export function keyOf(run, finding) {

@@ -78,13 +78,13 @@ function lostIsInfinite({globals}, name) {
   return globals[name].map((value, i) => (isOfGradients && value === null && globals.nonfinite_loss?.[i] === 1 ? Infinity : number(value)));
 }
 
-function counts(run, number_) {
+function counts(run, many) {
   const {ledger, origin} = run.summary.summary;
   const lost = (run.summary.globals.nonfinite_loss ?? []).filter((x) => x === 1).length;
   const parts = [counted(ledger.steps, 'optimizer step'), ledger.skipped ? `${ledger.skipped.toLocaleString('en')} skipped` : null,
     lost ? `loss not finite in ${counted(lost, 'record')}` : null, origin ? born(origin) : null].filter(Boolean);
   if (!ledger.steps && parts.length < 2) return null;
-  const name = number_ > 1 ? [element('span', {className: `swatch run-${run.colour}`}), element('bdi', {}, clipped(run.name, 60)), ': '] : [];
+  const name = many > 1 ? [element('span', {className: `swatch run-${run.colour}`}), element('bdi', {}, clipped(run.name, 60)), ': '] : [];
   return element('p', {}, ...name, parts.join(' · '));
 }
 
