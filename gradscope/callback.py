@@ -21,6 +21,8 @@ from gradscope.messages import say
 from gradscope.packages import Callback
 from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
+from gradscope.ranks.group import Group
+from gradscope.ranks.merging import Facts, RankMerge
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Setup, Severity
 from gradscope.rules import diagnose
@@ -129,6 +131,8 @@ class GradScope(Callback):
         self._watch: StepWatch | None = None
         self._preflight: Preflight | None = None
         self._setup = Setup()
+        self._ranks: RankMerge | None = None
+        self._facts = Facts()
         self._cadence = Cadence(self._interval, self.budget)
         self._clock = StepClock(self._cadence)
         self._batch: object = None
@@ -171,8 +175,9 @@ class GradScope(Callback):
             coverage=self._coverage(),
             overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted, self._cadence.interval),
             ledger=self._watch.ledger() if self._watch else self._ledger,
-            setup=self._preflight.setup() if self._preflight else self._setup,
+            setup=self._setup_now(),
             origin=self._first_origin(),
+            rank_outliers=self._facts.outliers,
             flights=dict(self._flights),
             stop=self._actions.stop,
         )
@@ -196,16 +201,15 @@ class GradScope(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
         self._start_over()
+        self._join_ranks(trainer)
         self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
-        self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale)
+        self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale, self._ranks)
         self._preflight = Preflight(self._recorder)
         self._columns = self._recorder.columns
         self._watch = StepWatch(self._recorder.table, self._recorder.forward.trace, scale, self.flight_recorder)
         self._watch.attach(trainer.optimizers)
         self._cadence.alone = trainer.world_size == 1
-        if trainer.world_size > 1:
-            self._unseen["other ranks"] = "activations are those of rank zero; gradients are merged by the strategy"
 
     @_shielded
     def on_train_batch_start(
@@ -214,6 +218,8 @@ class GradScope(Callback):
         """Attach where a step begins that is due."""
         self._review(trainer)
         self._agree(trainer)
+        if self._ranks is not None and self._cadence.due(logged_step(trainer)):
+            self._ranks.owe(trainer.global_step)
         if self._recorder is None:
             return
         self._batch = batch
@@ -267,6 +273,13 @@ class GradScope(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the record once an optimizer has stepped, and hand on what has arrived."""
+        try:
+            self._end_step(trainer, outputs)
+        finally:  # whatever fails on this rank, the others wait for an answer
+            if self._ranks is not None:
+                self._ranks.answer(trainer.global_step, self._off or "failed")
+
+    def _end_step(self, trainer: pl.Trainer, outputs: Any) -> None:
         self._batch = None
         if self._recorder is None:
             return
@@ -296,6 +309,7 @@ class GradScope(Callback):
         """Say what is found, and raise if that was asked for."""
         if self.stopped is not None:
             save_stopped(trainer)
+        self._settle(trainer)
         self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
         ending = self._actions.agreed(trainer.strategy if trainer.world_size > 1 else None)
         if ending is not None and ending.action is Action.RAISE:
@@ -312,10 +326,57 @@ class GradScope(Callback):
         self._detach()
         if self._recorder is not None:  # no `on_train_end` came: a fit of no epochs
             self._release(self._recorder)
+        if self._ranks is not None:
+            self._ranks.leave()
+            self._ranks = None
         for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
             self.__dict__.pop(method_of_the_model, None)
 
     # What happens in between.
+
+    def _join_ranks(self, trainer: pl.Trainer) -> None:
+        """Come together with the other ranks. Where that fails, each goes on by itself."""
+        if trainer.world_size == 1:
+            return
+        why = "are not known to torch.distributed"
+        try:
+            group = Group.joined()
+            self._ranks = RankMerge(group) if group is not None else None
+        except Exception as error:
+            why = f"could not be reached after {type(error).__name__}: {error}"
+        if self._ranks is None:
+            self._leave_ranks(why)
+
+    def _leave_ranks(self, why: str) -> None:
+        self._unseen["other ranks"] = f"{why}: activations are those of rank zero"
+        say(f"other ranks {self._unseen['other ranks']}. Everything else goes on.")
+
+    def _tell_ranks(self, ranks: RankMerge) -> None:
+        """Have ready what the other ranks are to know."""
+        origin = self._own_origin()
+        never_called = self._preflight.setup().never_called if self._preflight and self._preflight.is_done else None
+        ranks.own = Facts(replace(origin, rank=ranks.rank) if origin else None, never_called)
+
+    @_shielded
+    def _settle(self, trainer: pl.Trainer) -> None:
+        """Hear the last news of all ranks: what any of them has seen belongs in the last verdict."""
+        if self._ranks is None:
+            return
+        try:
+            self._keep_the_rest(trainer)
+            self._tell_ranks(self._ranks)
+        finally:
+            self._ranks.settle()
+            self._hear_ranks()
+
+    def _merged_ranks(self) -> dict[str, int]:
+        return {"ranks": self._ranks.size} if self._ranks is not None and not self._ranks.ended else {}
+
+    def _hear_ranks(self) -> None:
+        if self._ranks is not None:
+            self._facts = self._ranks.all
+            if self._ranks.ended and "other ranks" not in self._unseen:
+                self._leave_ranks(self._ranks.ended)
 
     def _review(self, trainer: pl.Trainer) -> None:
         """Choose the interval anew where it is time: on every rank, also on one where GradScope has failed."""
@@ -362,7 +423,10 @@ class GradScope(Callback):
         self._warn_of_gaps(recorder)
         self._micro_batches += 1
         if recorder.stepped:
+            if self._ranks is not None:
+                self._tell_ranks(self._ranks)
             recorder.end(step)
+            self._hear_ranks()
             self._recording = False
         elif self._micro_batches == MICRO_BATCH_LIMIT:
             self._switch_off(f"no optimizer stepped in {MICRO_BATCH_LIMIT:,} batches")
@@ -383,8 +447,7 @@ class GradScope(Callback):
             return
         self._ended = time.perf_counter()
         self._detach()
-        while (record := self._recorder.poll(wait=True)) is not None:
-            self._keep(trainer, record)
+        self._keep_the_rest(trainer)
         self._announce_failures(self._recorder)
         self._keep_flights(self.findings)
         self._release(self._recorder)
@@ -396,15 +459,19 @@ class GradScope(Callback):
                 print_report(self.run, self.findings)
         self._sinks = None
 
+    def _keep_the_rest(self, trainer: pl.Trainer) -> None:
+        while self._recorder is not None and (record := self._recorder.poll(wait=True)) is not None:
+            self._keep(trainer, record)
+
     def _release(self, recorder: Recorder) -> None:
         """Let go of the model and its optimizers: the user may want their memory back."""
         coverage = recorder.coverage()
         self._unseen.update(coverage.unseen)
-        self._measured = coverage.measured
+        self._measured = {**coverage.measured, **self._merged_ranks()}
         self._seconds += recorder.seconds
         self._origin = self._first_origin()
         self._ledger = self._watch.ledger() if self._watch else self._ledger
-        self._setup = self._preflight.setup() if self._preflight else self._setup
+        self._setup = self._setup_now()
         self._recorder = self._watch = self._preflight = None
 
     def _detach(self) -> None:
@@ -437,13 +504,22 @@ class GradScope(Callback):
             self._tell_watch(keep)
 
     def _first_origin(self) -> Origin | None:
+        return self._facts.origin or self._own_origin()
+
+    def _own_origin(self) -> Origin | None:
         seen = self._recorder.origin if self._recorder else None
         return earliest_origin(seen, self._watch.origin if self._watch else None, self._origin)
+
+    def _setup_now(self) -> Setup:
+        setup = self._preflight.setup() if self._preflight else self._setup
+        never_called = self._facts.never_called
+        return setup if never_called is None else replace(setup, never_called=never_called)
 
     def _coverage(self) -> Coverage:
         coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
         off = {"GradScope": self._off} if self._off else {}
-        return Coverage({**self._unseen, **coverage.unseen, **self._actions.unseen, **off}, coverage.measured)
+        measured = {**coverage.measured, **self._merged_ranks()}
+        return Coverage({**self._unseen, **coverage.unseen, **self._actions.unseen, **off}, measured)
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""

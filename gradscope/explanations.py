@@ -41,6 +41,7 @@ LU = "Lu, Shin, Su, Karniadakis 2019, Dying ReLU and initialization: theory and 
 AUTOTRAINER = (
     "Zhang, Zhai, Ma, Shen 2021, AutoTrainer: an automatic DNN training problem detection and repair system (ICSE)"
 )
+LI = "Li et al. 2020, PyTorch distributed: experiences on accelerating data parallel training (VLDB)"
 KARPATHY = "Karpathy, CS231n notes, Neural networks part 3: ratio of weights and updates, about 1e-3"
 
 _ALL = (
@@ -433,6 +434,33 @@ _ALL = (
             "Without a reason to clip, do without.",
         ),
         sources=(PASCANU,),
+    ),
+    Explanation(
+        code="rank_outlier",
+        title="One rank is unlike the others",
+        metric="dead_fraction",
+        what=(
+            "In data-parallel training all ranks hold the same weights, so that their activations differ only as their "
+            "data do. A rank whose units are dead, saturated or large where those of the others are not is given other "
+            "data: a broken shard, a transform that was left out, samples that were sorted and not shuffled."
+        ),
+        mathematics=(
+            "For each activation l and rank r, of the mean m, the variance v and the fractions p of what l gives out:",
+            "  d_p = (p_r - p_others) / 0.2,   d_m = (m_r - m_others) / (0.5 · √v_others),",
+            "  d_v = log(v_r / v_others) / log 4,",
+            "averaged over about the last 20 records; |d| ≥ 1 stands out if it is 6 standard errors or more from zero.",
+        ),
+        measured=(
+            "Each rank compares its own activations with those of all the others together, which the one sum of a "
+            "record tells it, and says so where it stands out. Where each rank normalises by its own batch, a part of "
+            "the difference is hidden."
+        ),
+        thresholds=(),
+        cures=(
+            "Look at a batch of that rank: its files, its transforms, its labels.",
+            "Let samples be dealt out evenly: Trainer(use_distributed_sampler=True), DataLoader(shuffle=True).",
+        ),
+        sources=(LI,),
     ),
 )
 

@@ -60,6 +60,10 @@ class LayerTable:
         self._order = np.empty(0, dtype=np.int64)
         self._ordered: tuple[Layer, ...] = ()
         self._settled = (0, 0)
+        self.ran_elsewhere: set[int] = set()
+        """Rows that ran on another rank, if not on this one."""
+        self._named: dict[str, int] = {}
+        self._of_other_ranks: dict[str, int] = {}
         for name, module, activation in _candidates(model):
             self.candidates[name] = activation is not None
             row = self._add(name, module, activation) if watch(name) else -1
@@ -83,6 +87,9 @@ class LayerTable:
         return row
 
     def _new_row(self, layer: Layer, activation: Activation | None) -> int:
+        if layer.name in self._of_other_ranks:
+            return self._of_other_ranks.pop(layer.name)
+        self._named[layer.name] = len(self.rows)
         self.rows.append(layer)
         if activation is not None:
             self.activations[len(self.rows) - 1] = activation
@@ -91,6 +98,18 @@ class LayerTable:
     def row_of_parameter(self, parameter: Tensor) -> int:
         """Return the row of the layer that owns `parameter`, the first of several: -1 if that is not watched."""
         return self._row_of_parameter.get(id(parameter), -1)
+
+    def row_named(self, layer: Layer, activation: Activation) -> int:
+        """Return the row of an activation by its name: a new one where so far only another rank has seen it run."""
+        if layer.name not in self._named:
+            self.candidates[layer.name] = True
+            self._of_other_ranks[layer.name] = self._new_row(layer, activation)
+        return self._named[layer.name]
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many rows there are, and how many of them ran: where neither changed, nothing did."""
+        return len(self.rows), len(self._executed)
 
     def restart_calls(self) -> None:
         """Make each module's next call its first: a forward begins."""
@@ -116,7 +135,8 @@ class LayerTable:
         key = caller, function
         if key not in self._rows_of_function:
             name = ".".join(part for part in (self.names[caller], function) if part)
-            name = f"{name}()" if name in self.candidates else name
+            taken = name in self.candidates and name not in self._of_other_ranks
+            name = f"{name}()" if taken else name
             self.candidates[name] = True
             row = self._new_row(Layer(name, function, activation.kind), activation) if self._watch(name) else None
             self._rows_of_function[key] = [] if row is None else [row]
@@ -172,8 +192,8 @@ class LayerTable:
         return [name for name, module, _ in _candidates(model) if module not in self.names]
 
     def never_ran(self) -> list[int]:
-        """Return the rows whose module was never called."""
-        return [row for row in range(len(self.rows)) if row not in self._executed]
+        """Return the rows whose module was never called, on no rank as far as is known."""
+        return [row for row in range(len(self.rows)) if row not in self._executed and row not in self.ran_elsewhere]
 
     def order(self) -> tuple[npt.NDArray[np.int64], tuple[Layer, ...]]:
         """Return the rows in order of first execution, int64[rows], and their layers.
@@ -181,7 +201,7 @@ class LayerTable:
         A row that never ran follows the one before it in the model, as a layer whose weights another module uses.
         The same objects again as long as nothing new ran: readers of records know layers by identity.
         """
-        if self._settled != (len(self.rows), len(self._executed)):
+        if self._settled != self.progress:
             executed = self._began()
             keys, anchor = [], -1.0
             for row in range(len(self.rows)):
@@ -189,7 +209,7 @@ class LayerTable:
                 keys.append((anchor, row not in executed, row))
             self._order = np.array([row for *_, row in sorted(keys)], dtype=np.int64)
             self._ordered = tuple(self.rows[row] for row in self._order)
-            self._settled = len(self.rows), len(self._executed)
+            self._settled = self.progress
         return self._order, self._ordered
 
     def _began(self) -> dict[int, float]:

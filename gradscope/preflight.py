@@ -58,6 +58,11 @@ class Preflight:
         self._setup = Setup()
         self._pending: Transfer | None = None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all is known that a forward tells."""
+        return not self._open
+
     def setup(self) -> Setup:
         """Return what is known so far: without weights and inputs while their copy is on its way."""
         if self._pending is not None and self._pending.ready():

@@ -20,6 +20,8 @@ from gradscope.layers import LayerTable, activation_of
 from gradscope.probes import PROBES, Probe
 from gradscope.probes.probe import Measured, Parameters, Pending, Step
 from gradscope.provenance import OutputWatch
+from gradscope.ranks.layout import Layout
+from gradscope.ranks.merging import RankMerge, Sent
 from gradscope.records import (
     LOSS,
     NONFINITE_LOSS,
@@ -57,6 +59,7 @@ class Recorder:
         watch: Callable[[str], bool],
         exact: bool = False,
         scale: LossScale | None = None,
+        ranks: RankMerge | None = None,
     ) -> None:
         self.table = LayerTable(model, watch)
         self._model = model
@@ -72,6 +75,9 @@ class Recorder:
         self._optimizers: list[Optimizer] = []
         self._parameters: dict[int, tuple[list[int], Parameters]] = {}
         self._scale = scale or LossScale(None)
+        self._ranks = ranks
+        self._arrived: list[Record] = []
+        self._micro_batches = 0
         self._untouched = False
         self._handles: list[RemovableHandle] = []
         self._losses: list[Tensor] = []
@@ -85,6 +91,8 @@ class Recorder:
         self.origin: Origin | None = None
         """The module that first gave out a NaN or an infinity in a step that was watched in full."""
         self._suspect: str | None = None
+        if ranks is not None:
+            ranks.attach(self.table, self._probes, self.failures, self._shielded, _device(model))
 
     @property
     def listening(self) -> bool:
@@ -117,6 +125,7 @@ class Recorder:
         self._untouched = untouched
         self._announced.clear()
         self._losses = []
+        self._micro_batches = 0
         self._outputs = OutputWatch(self.table) if everything else None
         for optimizer in optimizers:
             with self._shielded(f"hook at {type(optimizer).__name__}"):
@@ -126,6 +135,7 @@ class Recorder:
 
     def begin_batch(self) -> None:
         """Listen to a micro-batch, in which each module's next call is its first."""
+        self._micro_batches += 1
         self.table.restart_calls()
         self._producer = None
         self._tell_probes(lambda probe: probe.begin_batch())
@@ -159,20 +169,34 @@ class Recorder:
     def end(self, step: int) -> None:
         """Detach, and send off the copy of what was measured in `step`."""
         self.detach()
+        sent = self._share()
         pending = self._tell_probes(lambda probe: probe.finish(len(self.table.rows)))
         with self._shielded("transfer"):
             loss = [torch.stack(self._losses).mean()] if self._losses else []
             parts = [*pending, ("loss", Pending(loss, _loss))]
             if self._outputs is not None:
                 parts.append(("outputs", self._finish_outputs(self._outputs)))
-            transfer = Transfer([t for _, part in parts for t in part.tensors])
-            self._in_flight.append(_InFlight(step, time.time(), *self.table.order(), parts, transfer))
+            tensors = [t for _, part in parts for t in part.tensors]
+            transfer = Transfer(tensors, sent.numbers if sent is not None else None)
+            layout = sent.layout if sent is not None else None
+            self._in_flight.append(_InFlight(step, time.time(), *self.table.order(), parts, transfer, layout))
+
+    def _share(self) -> Sent | None:
+        """Sum this record's numbers over the ranks. They have to know by then what the last record told of them."""
+        if self._ranks is None or self._ranks.ended:
+            return None
+        while (record := self._next(wait=True)) is not None:
+            self._arrived.append(record)
+        return self._ranks.send(self._losses, self._micro_batches)
 
     def poll(self, wait: bool = False) -> Record | None:
         """Return the oldest record that has not been returned yet: None where none has arrived.
 
         With `wait` it waits for a copy that is under way.
         """
+        return self._arrived.pop(0) if self._arrived else self._next(wait)
+
+    def _next(self, wait: bool) -> Record | None:
         if not self._in_flight or not (wait or self._in_flight[0].transfer.ready()):
             return None
         return self._record(self._in_flight.pop(0))
@@ -331,18 +355,30 @@ class Recorder:
         self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
 
     def _record(self, flight: "_InFlight") -> Record:
-        measured = []
+        measured: dict[str, Measured] = {}
         rest = flight.transfer.numpy()
         self._suspect = None
         for name, part in flight.parts:
             size = sum(t.numel() for t in part.tensors)
             with self._shielded(name):
-                measured.append(part.resolve(rest[:size]))
+                measured[name] = part.resolve(rest[:size])
             rest = rest[size:]
-        totals = {name: value for m in measured for name, value in m.globals.items()}
+        if flight.layout is not None:
+            measured |= self._merged(flight, flight.layout, measured)
+        totals = {name: value for m in measured.values() for name, value in m.globals.items()}
         if self.origin is None and self._suspect is not None and _went_wrong(totals):
             self.origin = Origin(flight.step, self._suspect, "forward")
-        return Record(flight.step, flight.wall_time, flight.layers, _merged(measured, flight.order), totals)
+        metrics = _joined([*measured.values()], flight.order)
+        return Record(flight.step, flight.wall_time, flight.layers, metrics, totals)
+
+    def _merged(self, flight: "_InFlight", layout: Layout, own: Mapping[str, Measured]) -> dict[str, Measured]:
+        assert self._ranks is not None
+        rows = self.table.rows[: len(flight.order)]
+        try:
+            return self._ranks.resolve(flight.transfer.exact(), layout, flight.step, rows, own)
+        except Exception as error:
+            self._ranks.off = f"failed with {type(error).__name__}: {error}"
+            return {}
 
 
 class _InFlight(NamedTuple):
@@ -354,6 +390,11 @@ class _InFlight(NamedTuple):
     layers: tuple[Layer, ...]
     parts: list[tuple[str, Pending]]
     transfer: Transfer
+    layout: Layout | None
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _went_wrong(totals: Mapping[str, float]) -> bool:
@@ -370,7 +411,7 @@ def _columns(probes: Sequence[Probe]) -> tuple[Metric, ...]:
     return tuple({metric.name: metric for probe in probes for metric in probe.metrics}.values())
 
 
-def _merged(measured: Sequence[Measured], order: npt.NDArray[np.int64]) -> dict[str, Floats]:
+def _joined(measured: Sequence[Measured], order: npt.NDArray[np.int64]) -> dict[str, Floats]:
     """All metrics in `order` of rows; where two probes measure the same one, their values are added up."""
     metrics: dict[str, Floats] = {}
     for part in measured:

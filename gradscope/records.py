@@ -140,6 +140,28 @@ class Origin:
     """``"forward"``, ``"backward"``, ``"weight"`` or ``"batch"``: what held it first."""
     operation: str = ""
     """The name of the operation as autograd knows it; empty where it is not known."""
+    rank: int | None = None
+    """On which of several ranks; None for a process that trains alone."""
+
+
+@dataclass(frozen=True)
+class RankOutlier:
+    """That one rank of several is unlike the others, of which `others` is told together."""
+
+    rank: int
+    """As torch.distributed numbers them."""
+    layer: str
+    """The name of the layer."""
+    metric: str
+    """The name of the metric."""
+    value: float
+    """What that rank measured when it was seen last."""
+    others: float
+    """What the others measured at that time."""
+    first_step: int
+    """Where it was seen first, counted as in `Record.step`."""
+    last_step: int
+    """Where it was seen last."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +313,8 @@ class Run:
     """By the code of a critical finding, the steps before it appeared."""
     stop: Stop | None = None
     """How GradScope ended the fit; None where it did not."""
+    rank_outliers: tuple[RankOutlier, ...] = ()
+    """Ranks that are unlike the others, and where; empty for a process that trains alone."""
     notes: tuple[str, ...] = ()
     """What was wrong with the log that it was read from, a sentence each."""
 

@@ -16,6 +16,7 @@ from gradscope.records import (
     Origin,
     OutputActivation,
     Overhead,
+    RankOutlier,
     Run,
     SaturatingStack,
     Setup,
@@ -39,6 +40,7 @@ def status_of(run: Run) -> dict[str, object]:
         "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
         "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
         "stop": dataclasses.asdict(run.stop) if run.stop is not None else None,
+        "rank_outliers": [dataclasses.asdict(outlier) for outlier in run.rank_outliers],
     }
 
 
@@ -59,6 +61,7 @@ def fields_of(status: Mapping[str, Any]) -> dict[str, Any]:
             "origin": _origin(origin) if origin is not None else None,
             "flights": {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()},
             "stop": Stop(int(stop["step"]), str(stop["code"])) if stop is not None else None,
+            "rank_outliers": tuple(map(_rank_outlier, status.get("rank_outliers", ()))),
         }
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DamagedStatusError("`status` must be what `status_of` returns, as JSON gives it back") from error
@@ -137,7 +140,20 @@ def _names(content: object) -> tuple[str, ...]:
 
 
 def _origin(content: Mapping[str, Any]) -> Origin:
-    return Origin(int(content["step"]), *(str(content[name]) for name in ("module", "direction", "operation")))
+    module, direction, operation = (str(content[name]) for name in ("module", "direction", "operation"))
+    rank = content.get("rank")
+    return Origin(int(content["step"]), module, direction, operation, None if rank is None else _count(rank))
+
+
+def _rank_outlier(content: Mapping[str, Any]) -> RankOutlier:
+    return RankOutlier(
+        _count(content["rank"]),
+        str(content["layer"]),
+        str(content["metric"]),
+        float(content["value"]),
+        float(content["others"]),
+        *(_count(content[name]) for name in ("first_step", "last_step")),
+    )
 
 
 def _flight_as_json(flight: Flight) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The one copy of a record from the device to the host: never waited for before it has to be."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,11 +12,14 @@ class Transfer:
     """Tensors, flattened and joined as float32, on their way to the host.
 
     On CUDA the copy runs on its own into pinned memory, and an event tells when it has arrived, so that neither
-    starting nor asking makes the host wait for the device; elsewhere it is done at once.
+    starting nor asking makes the host wait for the device; elsewhere it is done at once. `exact`, float64, goes along
+    bit for bit.
     """
 
-    def __init__(self, tensors: list[Tensor]) -> None:
-        some = [t.detach().reshape(-1) for t in tensors if t.numel()]
+    def __init__(self, tensors: list[Tensor], exact: Tensor | None = None) -> None:
+        self._exact = torch.Size([0]) if exact is None else exact.shape
+        bits = [] if exact is None else [exact.reshape(-1).view(torch.float32)]  # first, where they are aligned
+        some = [t.detach().reshape(-1) for t in [*bits, *tensors] if t.numel()]
         device = next((t.device for t in some if t.device.type != "cpu"), torch.device("cpu"))
         joined = (
             torch.cat([t.to(device, torch.float32, non_blocking=True) for t in some])
@@ -36,7 +40,14 @@ class Transfer:
         return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]  # likewise
 
     def numpy(self) -> Floats:
-        """Return the copy, float32[n]; waits for it where it is not `ready`."""
+        """Return the copy of the tensors, float32[n]; waits for it where it is not `ready`."""
+        return self._all()[2 * self._exact.numel() :]
+
+    def exact(self) -> npt.NDArray[np.float64]:
+        """Return that of `exact`, of its shape; waits for it where it is not `ready`."""
+        return self._all()[: 2 * self._exact.numel()].view(np.float64).reshape(self._exact)
+
+    def _all(self) -> Floats:
         if self._arrived is not None:
             self._arrived.synchronize()
         return np.asarray(self._host.numpy(), dtype=np.float32)

@@ -21,7 +21,7 @@ from tests.report.test_report import render
 GOLDEN = Path(__file__).parent / "report" / "golden"
 DESIGNED = (
     "vanishing_gradient exploding_gradient dead_relu selu_drift saturated_activation uneven_learning_speed no_gradient "
-    "non_finite update_ratio_high update_ratio_low selu_misconfigured clipping_dominates"
+    "non_finite update_ratio_high update_ratio_low selu_misconfigured clipping_dominates rank_outlier"
 )
 
 

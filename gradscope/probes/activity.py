@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from gradscope import stats
 from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, Activation
-from gradscope.probes.probe import NONFINITE, Measured, Pending, Probe, flagged, sum_by_layer
+from gradscope.probes.probe import NONFINITE, Measured, Merging, Pending, Probe, flagged, sum_by_layer
+from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 
-Float64s = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -79,9 +79,20 @@ class ActivityProbe(Probe):
         else:
             self._observations.append(_Observation(row, activation, stats.sample(output, SAMPLE).clone()))
 
-    def finish(self, layers: int) -> Pending:
-        parts, self._reduced = [*self._reduced, *_together(self._observations)], []
+    def merging(self) -> Merging:
+        return _ActivityOfRanks()
+
+    def share(self, layout: Layout) -> Tensor:
+        self._reduce()
+        return _shared(self._reduced, layout)
+
+    def _reduce(self) -> None:
+        self._reduced += _together(self._observations)
         self._observations = []
+
+    def finish(self, layers: int) -> Pending:
+        self._reduce()
+        parts, self._reduced = self._reduced, []
 
         def resolve(copy: Floats) -> Measured:
             seen = _on_host(parts, copy.astype(np.float64))
@@ -167,3 +178,48 @@ def _share(seen: _Seen, ours: Mask, layers: int) -> Floats:
         return np.full(layers, np.nan, dtype=np.float32)
     counts = sum_by_layer(seen.rows[ours], seen.counts[ours], layers)
     return (counts / sum_by_layer(seen.rows[ours], seen.elements[ours], layers)).astype(np.float32)
+
+
+def _shared(parts: Sequence[_Reduced], layout: Layout) -> Tensor:
+    """Elements, sums, sums of squares and counts of each of the layout's rows: float64[4 * rows]."""
+    device = parts[0].totals.device if parts else torch.device("cpu")
+    numbers = torch.zeros(4, len(layout.rows), dtype=torch.float64, device=device)
+    place = {int(row): i for i, row in enumerate(layout.rows)}
+    for part in parts:
+        known = [i for i, row in enumerate(part.rows) if row in place]
+        totals, squares = part.totals[known].double(), part.squares[known].double()
+        counts = torch.zeros_like(totals) if part.counts is None else part.counts[known].double()
+        elements = torch.full_like(totals, part.elements)
+        columns = torch.stack((elements, totals, squares + totals.square() / part.elements, counts))
+        numbers.index_add_(1, torch.tensor([place[part.rows[i]] for i in known], device=device), columns)
+    return numbers.view(-1)
+
+
+class _ActivityOfRanks:
+    """Merges moments and fractions: every rank adds the sums over its own elements."""
+
+    def size(self, layout: Layout) -> int:
+        return 4 * len(layout.rows)
+
+    def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
+        elements, totals, squares, counts = sums.reshape(4, -1)
+        kinds = np.array(layout.kinds, dtype=object)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row that ran on no rank has no elements: NaN
+            means = totals / elements
+            variances = np.maximum(squares - totals * means, 0) / elements
+            shares = np.where(np.isnan(totals), np.nan, counts) / elements
+        bad = np.where(elements > 0, ~np.isfinite(totals + squares) * float(NonFinite.OUTPUT), np.nan)
+        columns = {
+            "act_mean": means,
+            "act_var": variances,
+            "zero_fraction": np.where(kinds == RECTIFIER, 1 - shares, np.nan),
+            "saturated_fraction": np.where(kinds == SATURATING, shares, np.nan),
+            NONFINITE.name: bad,
+        }
+        return Measured({name: _in_rows(layout, values, layers) for name, values in columns.items()})
+
+
+def _in_rows(layout: Layout, values: Float64s, layers: int) -> Floats:
+    column = np.full(layers, np.nan, dtype=np.float32)
+    column[layout.rows] = values
+    return column

@@ -1,14 +1,20 @@
 """Which units of a rectifier still fire: dead, dying and revived told apart."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from gradscope import stats
 from gradscope.activations import RECTIFIER, Activation
-from gradscope.probes.probe import Measured, Pending, Probe
-from gradscope.records import Floats, Metric
+from gradscope.probes.probe import Measured, Merging, Pending, Probe
+from gradscope.ranks.layout import Float64s, Layout, pack, unpack, words
+from gradscope.records import Metric
 from gradscope.thresholds import Thresholds
+
+FRACTIONS = DEAD, DYING, REVIVED = "dead_fraction", "dying_fraction", "revived_fraction"
 
 NEVER = torch.inf
 """Batches since a unit last fired, for one that never did."""
@@ -31,13 +37,13 @@ class LivenessProbe(Probe):
         super().__init__(thresholds)
         self._window = thresholds.dead_window
         self._metrics = (
-            Metric("dead_fraction", "dead units", "fraction", {RECTIFIER: (0, thresholds.dead_fraction)}),
-            Metric("dying_fraction", "dying units", "fraction"),
-            Metric("revived_fraction", "revived units", "fraction"),
+            Metric(DEAD, "dead units", "fraction", {RECTIFIER: (0, thresholds.dead_fraction)}),
+            Metric(DYING, "dying units", "fraction"),
+            Metric(REVIVED, "revived units", "fraction"),
         )
         self._batches: list[dict[int, Tensor]] = []
         """The peaks of each row, of each micro-batch of the step."""
-        self._units = _Units()
+        self._units = _Units(self._window)
         self._widths: dict[int, int] = {}
 
     @property
@@ -59,30 +65,75 @@ class LivenessProbe(Probe):
             raise ValueError(f"the number of units changed from {width} to {units}")
         batch[row] = torch.maximum(batch[row], peaks) if row in batch else peaks
 
+    @property
+    def units(self) -> Mapping[int, int]:
+        return self._widths
+
+    def merging(self) -> Merging:
+        return _LivenessOfRanks(self._window)
+
+    def share(self, layout: Layout) -> Tensor:
+        rows, ends = _rectifiers(layout)
+        batches = [batch for batch in self._batches if batch]
+        device = next((peaks.device for batch in batches for peaks in batch.values()), torch.device("cpu"))
+        ran = torch.zeros(layout.batches, len(rows), dtype=torch.float64, device=device)
+        fired = torch.zeros(layout.batches, ends[-1], dtype=torch.bool, device=device)
+        for number, batch in enumerate(batches):
+            b = min(number, layout.batches - 1)  # more than were agreed on: these count as one
+            for i, row in enumerate(rows):
+                if row in batch:
+                    ran[b, i] = 1
+                    fired[b, ends[i] : ends[i + 1]] |= batch[row] > 0
+        return torch.cat((ran.view(-1), pack(fired, layout.ranks).view(-1)))
+
     def finish(self, layers: int) -> Pending:
         batches, self._batches = [batch for batch in self._batches if batch], []
-        revived = [(tuple(batch), self._units.pass_batch(batch, self._window)) for batch in batches]
-        rows = tuple(dict.fromkeys(row for batch in batches for row in batch))
-        widths = np.array([self._widths[row] for row in rows], dtype=np.int64)
+        if not batches:
+            nothing = _fractions((), np.empty((3, 0)), self._widths, layers)
+            return Pending([], lambda copy: nothing)
+        rows, counts = self._units.pass_batches(batches)
+        return Pending([counts], lambda copy: _fractions(rows, copy.reshape(3, -1), self._widths, layers))
 
-        def resolve(copy: Floats) -> Measured:
-            fractions = np.full((3, layers), np.nan, dtype=np.float32)
-            fractions[:, list(rows)] = np.diff(copy.reshape(3, -1), axis=1, prepend=0) / widths
-            return Measured(dict(zip((m.name for m in self._metrics), fractions, strict=True)))
 
-        if not rows:
-            return Pending([], lambda copy: resolve(np.empty(0, dtype=np.float32)))
-        return Pending([self._units.running_counts(rows, self._any(rows, revived), self._window)], resolve)
+def _fractions(
+    rows: tuple[int, ...], counts: npt.NDArray[np.floating], widths: Mapping[int, int], layers: int
+) -> Measured:
+    """What `counts` of dead, dying and revived units up to the end of each of `rows` come to: fractions of a layer."""
+    fractions = np.full((3, layers), np.nan, dtype=np.float32)
+    fractions[:, list(rows)] = np.diff(counts, axis=1, prepend=0) / [widths[row] for row in rows]
+    return Measured(dict(zip(FRACTIONS, fractions, strict=True)))
 
-    def _any(self, rows: tuple[int, ...], masks: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
-        """Which units of `rows` are set in any of `masks`, each of which is over rows of its own: bool[units]."""
-        if all(own == rows for own, _ in masks):
-            return torch.stack([mask for _, mask in masks]).any(dim=0) if len(masks) > 1 else masks[0][1]
-        by_row: dict[int, Tensor] = {}
-        for own, mask in masks:
-            for row, part in zip(own, torch.split(mask, [self._widths[row] for row in own]), strict=True):
-                by_row[row] = by_row[row] | part if row in by_row else part
-        return torch.cat([by_row[row] for row in rows])
+
+def _rectifiers(layout: Layout) -> tuple[list[int], list[int]]:
+    """The rows whose units are counted, and where the units of each begin and end side by side: one more."""
+    rows = [int(row) for row, width in zip(layout.rows, layout.widths, strict=True) if width]
+    return rows, [0, *np.cumsum(layout.widths[layout.widths > 0]).tolist()]
+
+
+class _LivenessOfRanks:
+    """Counts units that are silent on all ranks: a batch is what all of them saw at once."""
+
+    def __init__(self, window: int) -> None:
+        self._units = _Units(window)
+
+    def size(self, layout: Layout) -> int:
+        rows, ends = _rectifiers(layout)
+        return layout.batches * (len(rows) + words(ends[-1], layout.ranks))
+
+    def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
+        rows, ends = _rectifiers(layout)
+        ran, packed = np.split(sums, [layout.batches * len(rows)])
+        fired = torch.from_numpy(unpack(packed.reshape(layout.batches, -1), ends[-1], layout.ranks)).float()
+        batches = [
+            {row: fired[b, ends[i] : ends[i + 1]] for i, row in enumerate(rows) if seen[i]}
+            for b, seen in enumerate(ran.reshape(layout.batches, -1))
+        ]
+        batches = [batch for batch in batches if batch]
+        widths = dict(zip(layout.rows.tolist(), layout.widths.tolist(), strict=True))
+        if not batches:
+            return _fractions((), np.empty((3, 0)), widths, layers)
+        silent, counts = self._units.pass_batches(batches)
+        return _fractions(silent, counts.numpy(), widths, layers)
 
 
 def _peaks(output: Tensor, dimension: int) -> Tensor:
@@ -106,28 +157,39 @@ class _Units:
     more than all the arithmetic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, window: int) -> None:
+        self._window = window
         self._others: dict[int, Tensor] = {}
         self._rows: tuple[int, ...] = ()
         self._widths: list[int] = []
         self._silent = torch.zeros(0, dtype=torch.float32, device="cpu")
         self._ends = torch.zeros(0, dtype=torch.int64, device="cpu")
 
-    def pass_batch(self, batch: dict[int, Tensor], window: int) -> Tensor:
-        """Let a batch pass, row → peaks. Returns which units of these rows it revived: bool[units]."""
+    def pass_batches(self, batches: Sequence[dict[int, Tensor]]) -> tuple[tuple[int, ...], Tensor]:
+        """Let the batches of a step pass, row → peaks; none of them is empty.
+
+        Returns the rows that are in any of them, and the dead, dying and revived units up to the end of each:
+        int32[3, rows].
+        """
+        revived = [(tuple(batch), self._pass(batch)) for batch in batches]
+        rows = tuple(dict.fromkeys(row for batch in batches for row in batch))
+        widths = {row: len(peaks) for batch in batches for row, peaks in batch.items()}
+        return rows, self._running_counts(rows, _any(rows, revived, widths))
+
+    def _pass(self, batch: dict[int, Tensor]) -> Tensor:
+        """Let a batch pass. Returns which units of its rows it revived: bool[units]."""
         for row, peaks in batch.items():
             if row not in self._rows and row not in self._others:
                 self._others[row] = torch.full_like(peaks, NEVER)
         self._select(tuple(batch))
         fired = torch.cat(list(batch.values())) > 0
-        revived = fired & (self._silent >= window) & self._silent.isfinite()
+        revived = fired & (self._silent >= self._window) & self._silent.isfinite()
         self._silent = torch.where(fired, 0.0, self._silent + 1)
         return revived
 
-    def running_counts(self, rows: tuple[int, ...], revived: Tensor, window: int) -> Tensor:
-        """Return the dead, dying and `revived` units up to the end of each of `rows`: int32[3, rows]."""
+    def _running_counts(self, rows: tuple[int, ...], revived: Tensor) -> Tensor:
         self._select(rows)
-        dead = self._silent >= window
+        dead = self._silent >= self._window
         masks = torch.stack((dead, (self._silent > 0) & ~dead, revived))
         # Integers, because a running sum of floats has no deterministic kernel on CUDA.
         return masks.cumsum(dim=1, dtype=torch.int32)[:, self._ends]
@@ -140,6 +202,17 @@ class _Units:
         self._rows, self._widths = rows, [len(units) for units in chosen]
         self._silent = torch.cat(chosen)
         self._ends = torch.tensor(np.cumsum(self._widths), device=self._silent.device) - 1
+
+
+def _any(rows: tuple[int, ...], masks: list[tuple[tuple[int, ...], Tensor]], widths: Mapping[int, int]) -> Tensor:
+    """Which units of `rows` are set in any of `masks`, each of which is over rows of its own: bool[units]."""
+    if all(own == rows for own, _ in masks):
+        return torch.stack([mask for _, mask in masks]).any(dim=0) if len(masks) > 1 else masks[0][1]
+    by_row: dict[int, Tensor] = {}
+    for own, mask in masks:
+        for row, part in zip(own, torch.split(mask, [widths[row] for row in own]), strict=True):
+            by_row[row] = by_row[row] | part if row in by_row else part
+    return torch.cat([by_row[row] for row in rows])
 
 
 def unit_dimension(output: Tensor, producer: nn.Module | None) -> int:

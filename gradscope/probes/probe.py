@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from gradscope.activations import Activation
+from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 
@@ -61,6 +62,16 @@ class Pending(NamedTuple):
     resolve: Callable[[Floats], Measured]
 
 
+class Merging(Protocol):
+    """Turns the numbers that a probe shares, summed over ranks, into what was measured on all of them."""
+
+    def size(self, layout: Layout) -> int:
+        """Return how many numbers there are: the same on every rank."""
+
+    def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
+        """Return what `sums`, float64[size], of a record tell of a model of `layers` rows; called once a record."""
+
+
 class Probe:
     """Measures something about the layers of a model at each recorded step; a step may hold several micro-batches.
 
@@ -90,6 +101,22 @@ class Probe:
 
     def after_optimizer_step(self, step: Step) -> None:
         """See them after the optimizer stepped: gradients are as it saw them, weights are new."""
+
+    @property
+    def units(self) -> Mapping[int, int]:
+        """By row, how many units of an activation this probe counts on all ranks: those that it has seen."""
+        return {}
+
+    def merging(self) -> Merging | None:
+        """Return what merges this probe's numbers of several ranks, with a state of its own; None where it has none.
+
+        What has none is the same on all ranks, as gradients are that a strategy has averaged.
+        """
+        return None
+
+    def share(self, layout: Layout) -> Tensor:
+        """Return what this rank adds to the sums, right before `finish`: float64[size] on the device."""
+        raise NotImplementedError
 
     def finish(self, layers: int) -> Pending:
         """End the step of a model of `layers` rows, and be ready for the next."""

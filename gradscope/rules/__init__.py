@@ -14,6 +14,7 @@ from gradscope.rules.causes import under_causes
 from gradscope.rules.clipping import clipping_dominates
 from gradscope.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
 from gradscope.rules.numerics import non_finite
+from gradscope.rules.ranks import rank_outlier
 from gradscope.rules.selu import selu_drift
 from gradscope.rules.setup import in_no_optimizer, never_called, output_activation, saturating_stack, selu_misconfigured
 from gradscope.rules.thinning import thinned
@@ -35,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     uneven_learning_speed,
     update_ratio_low,
     clipping_dominates,
+    rank_outlier,
     saturating_stack,
     output_activation,
     in_no_optimizer,

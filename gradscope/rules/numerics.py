@@ -62,6 +62,7 @@ def non_finite(run: Run) -> Iterator[Finding]:
 
 def _born(origin: Origin, steps: list[int]) -> Finding:
     where = BORN.get(origin.direction, "in {}").format(origin.module or "the training step, outside of any module")
+    where += f" on rank {origin.rank}" if origin.rank is not None else ""
     by = f", by the operation {origin.operation}" if origin.operation else ""
     return _finding(
         (origin.module,) if origin.module else (),

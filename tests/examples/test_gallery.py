@@ -10,7 +10,8 @@ from gradscope.records import Severity
 
 
 def test_every_finding_has_its_case() -> None:
-    assert sorted(case.code for case in CASES) == sorted(EXPLANATIONS)
+    of_several_processes = {"rank_outlier"}
+    assert sorted(case.code for case in CASES) == sorted(set(EXPLANATIONS) - of_several_processes)
 
 
 def examined(folder: str, logdir: Path) -> list[Examined]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from gradscope import Layer, Run
-from gradscope.records import InitialWeights, Origin, Setup
+from gradscope.records import Coverage, InitialWeights, Origin, RankOutlier, Setup
 from tests.hand_written_runs import run_of
 
 STUCK = np.full(40, 2.3)
@@ -44,6 +45,13 @@ def sick(
     )
 
 
+def of_ranks(*outliers: RankOutlier, ranks: int = 8) -> Run:
+    """A run that is sound, but for what one rank or another sees."""
+    measured = {"dead_fraction": on(math.nan, 0.1), "act_mean": on(math.nan, 0.3), "act_var": on(math.nan, 1.0)}
+    run = sick(stack("ReLU", "rectifier"), measured, loss=np.linspace(2.3, 0.1, 40))
+    return replace(run, rank_outliers=outliers, coverage=Coverage(measured={"ranks": ranks}))
+
+
 def sick_runs() -> dict[str, Run]:
     """Return the runs, by what is wrong with them."""
     relu, sigmoid = stack("ReLU", "rectifier"), stack("Sigmoid", "saturating")
@@ -77,4 +85,11 @@ def sick_runs() -> dict[str, Run]:
         "layers of different pace": sick(relu, {"update_ratio": on([1e-7, 1e-3, 1e-3, 1e-2])}),
         "SELUs that are set up like ReLUs": sick(selu, {}, Setup(selu_weights=(for_relu,))),
         "clipping at every step": sick(relu, {}, total_norm=5.0, total_norm_clipped=0.05, clip_coefficient=0.01),
+        "a rank whose units are dead": of_ranks(RankOutlier(3, "act1", "dead_fraction", 0.4, 0.02, 90, 390)),
+        "two ranks of two that differ": of_ranks(
+            RankOutlier(0, "act1", "act_mean", 0.19, 2.9, 90, 390),
+            RankOutlier(1, "act1", "act_mean", 2.9, 0.19, 90, 390),
+            RankOutlier(1, "act2", "act_var", 9.1, 0.8, 60, 390),
+            ranks=2,
+        ),
     }

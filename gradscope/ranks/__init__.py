@@ -1,0 +1,1 @@
+"""Several ranks that train one model: what they sum, what they tell each other, and who stands out."""

@@ -1,0 +1,325 @@
+"""One record of several ranks: agrees on what is sent, sums it, and says what the sums mean."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradscope.activations import Activation
+from gradscope.layers import LayerTable
+from gradscope.probes.probe import Measured, Merging, Probe
+from gradscope.ranks.group import Group
+from gradscope.ranks.layout import Float64s, Layout
+from gradscope.ranks.outliers import Outliers
+from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, Origin, RankOutlier
+
+HEAD = 4
+"""Numbers before those of the probes: ranks with news, ranks where something failed, the sum of losses, how many."""
+
+Shield = Callable[[str], AbstractContextManager[None]]
+
+
+class Seen(NamedTuple):
+    """An activation as one rank knows it: `units` is 0 where they are not counted, or not known yet."""
+
+    layer: Layer
+    activation: Activation
+    units: int
+    ran: bool
+
+
+class Inventory(NamedTuple):
+    """What a rank has to send, which as a rule is the same on all."""
+
+    activations: tuple[Seen, ...] = ()
+    batches: int = 1
+    parameters: tuple[int, ...] = ()
+
+    def digest(self) -> str:
+        """Return what tells one inventory from another."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
+
+class Word(NamedTuple):
+    """What a rank has to say for itself, in few words: a thousand of them are told to each."""
+
+    inventory: str
+    """Its digest."""
+    failures: Mapping[str, str]
+    """What switched itself off, and why."""
+    origin: Origin | None
+    never_called: tuple[str, ...] | None
+    outliers: tuple[RankOutlier, ...]
+    off: str
+    """Why nothing comes from this rank any more."""
+
+
+class Facts(NamedTuple):
+    """What is known beside the numbers; `never_called` are layers with no part in the first forward: None before it."""
+
+    origin: Origin | None = None
+    never_called: tuple[str, ...] | None = None
+    outliers: tuple[RankOutlier, ...] = ()
+
+
+class Sent(NamedTuple):
+    """What was sent of a record: this rank's numbers and their sums, float64[2, n] on the device; and what they are."""
+
+    numbers: Tensor
+    layout: Layout
+
+
+class RankMerge:
+    """Merges the records of a fit over its ranks: in each recorded step every rank calls `send` once.
+
+    That costs one sum. Ranks tell each other what they have before the first record, and again after one in which any
+    of them had news: an activation that ran for the first time, a failure, a NaN.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.rank, self.size = group.rank, group.size
+        self.off = ""
+        """Why nothing comes from this rank any more: it still answers the others."""
+        self.own = Facts()
+        """What this rank knows."""
+        self.all = Facts()
+        """What all of them know."""
+        self.ended = ""
+        """Why ranks are not asked any more."""
+        self.layout: Layout | None = None
+        self._group: Group | None = group
+        self._table: LayerTable | None = None
+        self._probes: dict[str, Probe] = {}
+        self._shield: Shield | None = None
+        self._failures: dict[str, str] = {}
+        self._known_failures: set[str] = set()
+        self._device = torch.device("cpu")
+        self._everyone: dict[str, Merging] = {}
+        self._others: dict[str, Merging] = {}
+        self._outliers = Outliers(group.rank)
+        self._told: tuple[object, ...] = ()
+        self._wanted = True
+        self._owed_since: int | None = None
+
+    def attach(
+        self,
+        table: LayerTable,
+        probes: dict[str, Probe],
+        failures: dict[str, str],
+        shield: Shield,
+        device: torch.device,
+    ) -> None:
+        """Take part with `probes` of a model on `device`; what fails in one is entered in `failures` by `shield`."""
+        self._table, self._probes, self._failures, self._shield, self._device = table, probes, failures, shield, device
+        for mergings in (self._everyone, self._others):
+            mergings |= {name: merging for name, probe in probes.items() if (merging := probe.merging()) is not None}
+
+    def send(self, losses: Sequence[Tensor], batches: int, parameters: tuple[int, ...] = ()) -> "Sent | None":
+        """Sum what is shared of a record over the ranks: None when it is over.
+
+        `losses` are those of the micro-batches on this rank, of which there were `batches`; `parameters` as in
+        `Layout`. Where it fails, or another rank does not answer, it is over.
+        """
+        self._owed_since = None
+        try:
+            return self._sent(losses, batches, parameters)
+        except Exception as error:
+            self.end(f"not asked any more after {type(error).__name__}: {error}")
+            return None
+
+    def owe(self, steps: int) -> None:
+        """Note that the step is recorded that begins after so many steps of the optimizers."""
+        self._owed_since = steps if self._owed_since is None else self._owed_since
+
+    def answer(self, steps: int, why: str) -> None:
+        """Send nothing where a record was owed when the optimizers had made so many steps, and did not come: `why`."""
+        if self._owed_since is None or self._owed_since == steps:
+            return
+        self.off = self.off or why
+        sent = self.send([], 1)
+        if sent is not None and self._group is not None:
+            self._wanted = bool(sent.numbers[1, 0] > 0)
+
+    def resolve(
+        self, numbers: Float64s, layout: Layout, step: int, layers: Sequence[Layer], own: Mapping[str, Measured]
+    ) -> dict[str, Measured]:
+        """Return by probe what was measured on all ranks, from the copy of what `send` gave in `step`.
+
+        `layers` are the rows of that step, `own` is by probe what was measured on this rank. Where something failed on
+        any rank, no probe measured anything.
+        """
+        mine, total = numbers
+        self._wanted |= self._device.type != "cpu" and bool(total[0] > 0)
+        loss = {"loss": _loss(total[2], total[3])}
+        if total[1] > 0:
+            return loss | {name: Measured({}) for name in self._everyone}
+        everyone = self._measured(self._everyone, layout, total[HEAD:], len(layers))
+        others = self._measured(self._others, layout, (total - mine)[HEAD:], len(layers))
+        self._outliers.see(step, layers, _metrics(own), _metrics(others))
+        return loss | everyone
+
+    def settle(self) -> None:
+        """Tell each other the last news: on every rank at the end of a fit, after the last record."""
+        if self._group is not None:
+            try:
+                self._agree(Inventory(), at_last=True)
+            except Exception as error:
+                self.end(f"did not answer at the end: {type(error).__name__}: {error}")
+
+    def end(self, why: str) -> None:
+        """Ask the other ranks nothing any more: `why`."""
+        self.ended = self.ended or why
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the connections. Harmless where that is done."""
+        group, self._group = self._group, None
+        if group is not None:
+            with suppress(Exception):  # the other side may have closed them
+                group.leave()
+
+    def _sent(self, losses: Sequence[Tensor], batches: int, parameters: tuple[int, ...]) -> "Sent | None":
+        if self._wanted and self._group is not None:
+            self._agree(self._inventory(batches, parameters))
+        if self._group is None or self.layout is None:
+            return None
+        sent = self._summed(self._group, self.layout, losses, self._news(batches, parameters))
+        self._wanted = self._device.type == "cpu" and bool(sent.numbers[1, 0] > 0)
+        if self._wanted:  # on an accelerator it would be waited for: all hear of it with the copy of the record
+            self._agree(self._inventory(batches, parameters))
+        return sent
+
+    def _summed(self, group: Group, layout: Layout, losses: Sequence[Tensor], known: tuple[object, ...]) -> "Sent":
+        parts = [self._shared(name, merging, layout) for name, merging in self._everyone.items()]
+        failed = bool(self.off) or bool(self._failures.keys() - self._known_failures)
+        head = torch.tensor([failed or known != self._told, failed, 0, len(losses)], dtype=torch.float64)
+        head = head.to(self._device)
+        head[2] = torch.stack([loss.detach().double().to(self._device) for loss in losses]).sum() if losses else 0.0
+        own = torch.cat([head, *parts])
+        return Sent(torch.stack((own, group.sum(own))), layout)
+
+    def _shared(self, name: str, merging: Merging, layout: Layout) -> Tensor:
+        if name not in self._failures and not self.off and self._shield is not None:
+            with self._shield(name):
+                return self._probes[name].share(layout).to(self._device)
+        return torch.zeros(merging.size(layout), dtype=torch.float64, device=self._device)
+
+    def _measured(
+        self, mergings: Mapping[str, Merging], layout: Layout, sums: Float64s, layers: int
+    ) -> dict[str, Measured]:
+        measured = {}
+        for name, merging in mergings.items():
+            size = merging.size(layout)
+            measured[name] = merging.measured(layout, sums[:size], layers)
+            sums = sums[size:]
+        return measured
+
+    # How they agree.
+
+    def _inventory(self, batches: int, parameters: tuple[int, ...]) -> Inventory:
+        if self._table is None or self.off:
+            return Inventory()
+        batches = max(batches, self.layout.batches if self.layout is not None else 1)
+        silent, rows = set(self._table.never_ran()), self._table.rows
+        units = {row: n for probe in self._probes.values() for row, n in probe.units.items()}
+        activations = [
+            Seen(rows[row], activation, units.get(row, 0), row not in silent)
+            for row, activation in self._table.activations.items()
+        ]
+        return Inventory(tuple(activations), batches, parameters)
+
+    def _news(self, batches: int, parameters: tuple[int, ...]) -> tuple[object, ...]:
+        """What changes when there is something to tell: compared in every record, so that it has to be cheap."""
+        progress = self._table.progress if self._table is not None else ()
+        units = sum(len(probe.units) for probe in self._probes.values())
+        batches = max(batches, self.layout.batches if self.layout is not None else 1)
+        return progress, units, batches, parameters, self.own, self._outliers.told()
+
+    def _word(self, inventory: Inventory, at_last: bool = False) -> Word:
+        outliers = self._outliers.told(at_last)
+        return Word(inventory.digest(), dict(self._failures), *self.own[:2], outliers, self.off)
+
+    def _agree(self, inventory: Inventory, at_last: bool = False) -> None:
+        """Hear what every rank has to say, and have the same inventory as all of them."""
+        assert self._group is not None
+        self._wanted = False
+        words = self._group.gather(self._word(inventory, at_last))
+        gone = [f"rank {rank} {word.off}" for rank, word in enumerate(words) if word.off]
+        if gone:
+            self.end(f"not asked any more, because GradScope on {gone[0]}")
+            return
+        for rank, word in enumerate(words):
+            for slot, why in word.failures.items():
+                self._failures.setdefault(slot, why if rank == self.rank else f"{why} (on rank {rank})")
+        self.all = _together(words)
+        if not at_last:
+            self._lay_out(self._inventories(inventory, [word.inventory for word in words], self._group))
+            self._told = self._news(inventory.batches, inventory.parameters)
+        self._known_failures = set(self._failures)
+
+    def _inventories(self, own: Inventory, digests: Sequence[str], group: Group) -> dict[int, Inventory]:
+        """Return each inventory that any rank has, once, by the first rank that has it: as a rule all have the same."""
+        firsts = {digest: rank for rank, digest in reversed(list(enumerate(digests)))}
+        if len(firsts) == 1:
+            return {0: own}
+        return {rank: group.broadcast(own, rank) for rank in sorted(firsts.values())}
+
+    def _lay_out(self, inventories: Mapping[int, Inventory]) -> None:
+        """Make the layout of what any rank has: of the same things in the same order on each of them."""
+        assert self._table is not None
+        seen: dict[str, list[tuple[int, Seen]]] = {}
+        for rank, inventory in sorted(inventories.items()):
+            for activation in inventory.activations:
+                seen.setdefault(activation.layer.name, []).append((rank, activation))
+        alike = {name: entries for name, entries in seen.items() if self._are_alike(name, entries)}
+        rows = [self._table.row_named(entries[0][1].layer, entries[0][1].activation) for entries in alike.values()]
+        self._table.ran_elsewhere.update(
+            row for row, entries in zip(rows, alike.values(), strict=True) if any(e.ran for _, e in entries)
+        )
+        first = next(iter(inventories.values()))
+        self.layout = Layout(
+            self.size,
+            np.array(rows, dtype=np.int64),
+            tuple(entries[0][1].activation.kind for entries in alike.values()),
+            np.array([max(e.units for _, e in entries) for entries in alike.values()], dtype=np.int64),
+            max(inventory.batches for inventory in inventories.values()),
+            first.parameters if all(i.parameters == first.parameters for i in inventories.values()) else (),
+        )
+
+    def _are_alike(self, name: str, entries: Sequence[tuple[int, Seen]]) -> bool:
+        kinds = {(e.layer.type, e.activation): rank for rank, e in entries}
+        units = {e.units: rank for rank, e in entries if e.units}
+        if len(kinds) > 1:
+            what = ", ".join(f"{kind} on rank {rank}" for (kind, _), rank in kinds.items())
+        elif len(units) > 1:
+            what = ", ".join(f"{number} units on rank {rank}" for number, rank in units.items())
+        else:
+            return True
+        self._failures.setdefault(name, f"not measured: it is another thing on each rank: {what}")
+        return False
+
+
+def _loss(total: float, number: float) -> Measured:
+    return Measured({}, {LOSS: total / number, NONFINITE_LOSS: float(not np.isfinite(total))} if number else {})
+
+
+def _metrics(measured: Mapping[str, Measured]) -> dict[str, Floats]:
+    return {name: values for part in measured.values() for name, values in part.metrics.items()}
+
+
+DIRECTIONS = ("batch", "forward", "weight", "backward", "")
+"""Of a NaN that several ranks tell of at the same step, the one that was born first: gradients carry it to all."""
+
+
+def _together(words: Sequence[Word]) -> Facts:
+    origins = [(w.origin.step, DIRECTIONS.index(w.origin.direction), rank) for rank, w in enumerate(words) if w.origin]
+    first = min(origins, default=None)
+    origin = words[first[2]].origin if first is not None else None
+    silent = [set(w.never_called) for w in words if w.never_called is not None]
+    kept = next((w.never_called for w in words if w.never_called is not None), None)
+    never_called = None if kept is None else tuple(n for n in kept if all(n in names for names in silent))
+    return Facts(origin, never_called, tuple(o for w in words for o in w.outliers))
