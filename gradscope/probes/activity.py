@@ -191,7 +191,8 @@ def _shared(parts: Sequence[_Reduced], layout: Layout) -> Tensor:
         counts = torch.zeros_like(totals) if part.counts is None else part.counts[known].double()
         elements = torch.full_like(totals, part.elements)
         columns = torch.stack((elements, totals, squares + totals.square() / part.elements, counts))
-        numbers.index_add_(1, torch.tensor([place[part.rows[i]] for i in known], device=device), columns)
+        places = torch.tensor([place[part.rows[i]] for i in known], dtype=torch.int64, device=device)
+        numbers.index_add_(1, places, columns)
     return numbers.view(-1)
 
 

@@ -1,18 +1,20 @@
 """A fit on some processes of a CPU, to be run as a script: each rank writes down what came of it.
 
-``python -m tests.ranks.fit CASE RANKS FOLDER``, where CASE is one of `CASES`. All ranks together see the same batches,
-in the same order, for any number of them.
+``python -m tests.ranks.fit RANKS FOLDER CASE...``, where each CASE is one of `CASES`, fitted one after the other, and
+has a folder of its own. All ranks together see the same batches, in the same order, for any number of them.
 """
 
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytorch_lightning as pl
 import torch
@@ -82,12 +84,12 @@ class Model(Classifier):
 
 @dataclass
 class Case:
-    """What is particular about a fit; `before` is done on each rank when its process begins, by the rank."""
+    """What is particular about a fit; `broken` is how it is on each rank meanwhile, by the rank."""
 
     net: Callable[[int], nn.Module] = lambda rank: Net()
     spoil: Spoil | None = None
     last: int = SIZE
-    before: Callable[[int], None] = lambda rank: None
+    broken: Callable[[int], AbstractContextManager[object]] = lambda rank: nullcontext()
     callbacks: Callable[[int], list[pl.Callback]] = lambda rank: []
     with_gradscope: Callable[[int], bool] = lambda rank: True
     of_strategy: dict[str, Any] = field(default_factory=dict)
@@ -110,23 +112,15 @@ def not_a_number(rank: int, number: int, batch: Batch) -> Batch:
     return (batch[0] * float("nan"), batch[1]) if rank == 1 and number == 13 else batch
 
 
-def fail_on_rank_one(owner: type, method: str, at: int) -> Callable[[int], None]:
-    def before(rank: int) -> None:
-        original, calls = getattr(owner, method), iter(range(10**6))
+def fails_on_rank_one(owner: type, method: str, at: int) -> Callable[[int], AbstractContextManager[object]]:
+    original, calls = getattr(owner, method), iter(range(10**6))
 
-        def failing(*args: Any, **kwargs: Any) -> Any:
-            if next(calls) == at:
-                raise RuntimeError("broken on purpose")
-            return original(*args, **kwargs)
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == at:
+            raise RuntimeError("broken on purpose")
+        return original(*args, **kwargs)
 
-        if rank == 1:
-            setattr(owner, method, failing)
-
-    return before
-
-
-def be_impatient(rank: int) -> None:
-    group.TIMEOUT = timedelta(seconds=5)
+    return lambda rank: patch.object(owner, method, failing) if rank == 1 else nullcontext()
 
 
 class Dies(pl.Callback):
@@ -150,12 +144,14 @@ CASES = {
     "other activation": Case(net=lambda rank: Net(first=nn.GELU() if rank == 1 else nn.ReLU())),
     "outlier": Case(spoil=scaled),
     "nan": Case(spoil=not_a_number),
-    "probe fails": Case(before=fail_on_rank_one(LivenessProbe, "observe", 14)),
-    "sharing fails": Case(before=fail_on_rank_one(LivenessProbe, "share", 12)),
-    "recorder fails": Case(before=fail_on_rank_one(Recorder, "begin", 12)),
-    "recorder fails at once": Case(before=fail_on_rank_one(Recorder, "begin", 0)),
-    "never attached": Case(before=fail_on_rank_one(Recorder, "__init__", 0)),
-    "on one rank alone": Case(with_gradscope=lambda rank: rank == 0, before=be_impatient),
+    "probe fails": Case(broken=fails_on_rank_one(LivenessProbe, "observe", 14)),
+    "sharing fails": Case(broken=fails_on_rank_one(LivenessProbe, "share", 12)),
+    "recorder fails": Case(broken=fails_on_rank_one(Recorder, "begin", 12)),
+    "recorder fails at once": Case(broken=fails_on_rank_one(Recorder, "begin", 0)),
+    "never attached": Case(broken=fails_on_rank_one(Recorder, "__init__", 0)),
+    "on one rank alone": Case(
+        with_gradscope=lambda rank: rank == 0, broken=lambda rank: patch.object(group, "TIMEOUT", timedelta(seconds=5))
+    ),
     "killed": Case(callbacks=lambda rank: [Dies()]),
     "killed without": Case(callbacks=lambda rank: [Dies()], with_gradscope=lambda rank: False),
     "raises": Case(callbacks=lambda rank: [Raises()]),
@@ -164,16 +160,22 @@ CASES = {
 }
 
 
-def main(name: str, ranks: int, folder: Path) -> None:
-    case, rank = CASES[name], int(os.environ.get("LOCAL_RANK", "0"))
-    case.before(rank)
+def main(ranks: int, folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        fit(CASES[name], ranks, folder / name)
+
+
+def fit(case: Case, ranks: int, folder: Path) -> None:
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
     torch.manual_seed(0)
     model = Model(case.net(rank), case.spoil, case.last)
     scope = GradScope(every_n_steps=4, summary=False, log=False)
     strategy = DDPStrategy(process_group_backend="gloo", **case.of_strategy) if ranks > 1 else "auto"
     own = [scope] if case.with_gradscope(rank) else []
     options = {"devices": ranks, "strategy": strategy, "use_distributed_sampler": False, **case.of_trainer}
-    trainer(*case.callbacks(rank), *own, **options).fit(model)
+    with case.broken(rank):
+        trainer(*case.callbacks(rank), *own, **options).fit(model)
     (folder / f"{rank}.json").write_text(json.dumps(outcome(scope, model)))
 
 
@@ -195,4 +197,4 @@ def outcome(scope: GradScope, model: nn.Module) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
