@@ -18,6 +18,7 @@ from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.messages import say
+from gradscope.monitored import Monitored
 from gradscope.packages import Callback
 from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
@@ -43,18 +44,34 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+BUSY = (
+    "watches one fit at a time, and the fit of another Trainer goes on: this one is not watched. "
+    "Give each Trainer a GradScope of its own."
+)
+SECOND = "this Trainer has another, which watches its fits; leave one of them out"
+
 MICRO_BATCH_LIMIT = 10_000
 """Batches without a step of any optimizer after which a record is given up: each holds a little memory."""
 
 
-def _shielded(hook: Callable[Concatenate[GradScope, P], None]) -> Callable[Concatenate[GradScope, P], None]:
-    """Make a hook that never raises into the training: what fails switches GradScope off, and says so once."""
+Hook = Callable[Concatenate["GradScope", "pl.Trainer", P], None]
+
+
+def _shielded(hook: Hook[P]) -> Hook[P]:
+    """Make a hook that never raises into the training: what fails switches GradScope off, and says so once.
+
+    It hears nothing of another Trainer while a fit goes on.
+    """
 
     @wraps(hook)
-    def shielded(self: GradScope, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def shielded(self: GradScope, trainer: pl.Trainer, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self._is_busy_elsewhere(trainer):
+            if hook.__name__ == "on_fit_start":
+                say(BUSY)
+            return
         start = time.perf_counter()
         try:
-            hook(self, *args, **kwargs)
+            hook(self, trainer, *args, **kwargs)
         except GradScopeError:
             raise  # the one thing that may end the training, for the user asked for it
         except Exception as error:
@@ -122,6 +139,7 @@ class GradScope(Callback):
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
         self._parts = options.log_parts(log)  # Lightning overwrites `log` of every callback
+        self._trainer: pl.Trainer | None = None
         self._start_over()
 
     def _start_over(self) -> None:
@@ -138,6 +156,7 @@ class GradScope(Callback):
         self._actions = Actions(self.on_finding, say)
         self._history = History()
         self._sinks: Sinks | None = None
+        self._monitored = Monitored()
         self._name = "fit"
         self._recording = False
         self._micro_batches = 0
@@ -195,12 +214,17 @@ class GradScope(Callback):
     @_shielded
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
+        self._trainer = trainer
         self._start_over()
+        if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]
+            self._switch_off(SECOND)
+            return
         self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale)
         self._preflight = Preflight(self._recorder)
         self._columns = self._recorder.columns
+        self._monitored = Monitored(self._columns)
         self._watch = StepWatch(self._recorder.table, self._recorder.forward.trace, scale, self.flight_recorder)
         self._watch.attach(trainer.optimizers)
         self._cadence.alone = trainer.world_size == 1
@@ -262,10 +286,15 @@ class GradScope(Callback):
             self._recorder.before_optimizer_step(bare)
         self._tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment))
 
-    @_shielded
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Go on with the record, and let others know the newest numbers."""
+        self._go_on(trainer, outputs)
+        self._show(trainer)  # shielded by itself: whatever failed there, the other ranks wait for an answer
+
+    @_shielded
+    def _go_on(self, trainer: pl.Trainer, outputs: Any) -> None:
         """End the record once an optimizer has stepped, and hand on what has arrived."""
         self._batch = None
         if self._recorder is None:
@@ -277,19 +306,25 @@ class GradScope(Callback):
                 self._preflight.end_batch()
             self._end_batch(self._recorder, logged_step(trainer), loss)
         self._announce_failures(self._recorder)
-        while (record := self._recorder.poll()) is not None:
+        looked_at = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
+        while (record := self._recorder.poll(wait=looked_at)) is not None:
             self._keep(trainer, record)
         if trainer.world_size == 1:
             self._end_fit(trainer, self._actions.agreed(None))
         self._clock.stop()
 
     @_shielded
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do not listen, also where the model refused the batch that had begun."""
         if self._recorder is not None:
             self._recorder.end_forward()
 
-    on_train_epoch_end = on_validation_start
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not listen, and let those who look when validation ends know the newest numbers."""
+        self.on_train_epoch_end(trainer, pl_module)
+        if trainer is self._trainer and not trainer.sanity_checking:
+            self._catch_up(trainer)
+            self._show(trainer, looked_at=True)
 
     @_shielded
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -297,6 +332,7 @@ class GradScope(Callback):
         if self.stopped is not None:
             save_stopped(trainer)
         self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
+        self._show(trainer, looked_at=True)
         ending = self._actions.agreed(trainer.strategy if trainer.world_size > 1 else None)
         if ending is not None and ending.action is Action.RAISE:
             self._end_fit(trainer, ending)
@@ -304,11 +340,13 @@ class GradScope(Callback):
     @_shielded
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say what is found: an exception or Ctrl-C ended the fit, and Lightning calls no `teardown`."""
+        self._trainer = None
         self._finish(trainer)
 
     @_shielded
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
+        self._trainer = None
         self._detach()
         if self._recorder is not None:  # no `on_train_end` came: a fit of no epochs
             self._release(self._recorder)
@@ -316,6 +354,25 @@ class GradScope(Callback):
             self.__dict__.pop(method_of_the_model, None)
 
     # What happens in between.
+
+    def _is_busy_elsewhere(self, trainer: pl.Trainer) -> bool:
+        """Say whether the fit of another Trainer goes on; one that ended without a word does not."""
+        busy = self._trainer is not None and self._trainer is not trainer
+        return busy and self._trainer.state.status == "running"  # type: ignore[union-attr]
+
+    @_shielded
+    def _catch_up(self, trainer: pl.Trainer) -> None:
+        """Take in what is under way."""
+        while self._recorder is not None and (record := self._recorder.poll(wait=True)) is not None:
+            self._keep(trainer, record)
+
+    @_shielded
+    def _show(self, trainer: pl.Trainer, looked_at: bool = False) -> None:
+        """Let EarlyStopping and its like see the newest numbers."""
+        if self._off or (self._recorder is not None and self._recorder.failures):
+            self._monitored.fail()
+        now = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
+        self._monitored.show(trainer, looked_at or now)
 
     def _review(self, trainer: pl.Trainer) -> None:
         """Choose the interval anew where it is time: on every rank, also on one where GradScope has failed."""
@@ -369,6 +426,7 @@ class GradScope(Callback):
 
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._history.add(record)
+        self._monitored.hear(record)
         alarming = self._cadence.alarm.hear(record)
         if not trainer.is_global_zero:
             return
@@ -417,6 +475,7 @@ class GradScope(Callback):
     def _write_verdicts(self, final: bool) -> None:
         run = self.run
         findings = diagnose(run)
+        self._monitored.judge(findings)
         self._keep_flights(findings)
         if final:
             self._actions.hear_the_last(findings, int(run.steps[-1]), self.summary)
