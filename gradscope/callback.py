@@ -91,7 +91,18 @@ class GradScope(Callback):
     metric), ``gradscope/<metric>/<statistic>`` (scalars over layers), ``gradscope_<metric>/<layer>`` (scalars while
     there are at most 32 layers), ``gradscope/log10_grad_norm_over_layers`` (histogram),
     ``gradscope/heat_map/grad_norm`` (image, at the end) and ``gradscope/verdict`` (text). Any other logger is given the
-    scalars.
+    scalars, and three of them the verdict, each as it can show it: `CSVLogger` as ``gradscope_verdict.md`` beside its
+    ``metrics.csv``, `MLFlowLogger` as the artifact ``gradscope/verdict.md``, `WandbLogger` at the end as the table
+    ``gradscope/verdict``, the last two also in brief as tags or in the run's summary (``gradscope/in_short``,
+    ``gradscope/worst_severity``).
+
+    For EarlyStopping, ModelCheckpoint and learning rate schedulers, `Trainer.callback_metrics` holds the newest
+    ``gradscope/total_norm``, ``gradscope/update_ratio/median``, ``gradscope/dead_fraction/max``,
+    ``gradscope/saturated_fraction/max`` (those that the net has) and ``gradscope/critical_findings``, their number when
+    the run was last judged. On several ranks all are given those of rank zero, as they were when an epoch ended or
+    validation started; a step that a GradScaler skipped changes nothing.
+
+    It watches one fit at a time. One that follows, of the same Trainer or of another, starts over.
 
     Args:
         every_n_steps: Record every so many steps, an integer of at least 1, by default 10; the first 10 steps are all
@@ -290,11 +301,11 @@ class GradScope(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Go on with the record, and let others know the newest numbers."""
-        self._go_on(trainer, outputs)
+        self._end_of_train_batch(trainer, outputs)
         self._show(trainer)  # shielded by itself: whatever failed there, the other ranks wait for an answer
 
     @_shielded
-    def _go_on(self, trainer: pl.Trainer, outputs: Any) -> None:
+    def _end_of_train_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
         """End the record once an optimizer has stepped, and hand on what has arrived."""
         self._batch = None
         if self._recorder is None:
@@ -368,11 +379,16 @@ class GradScope(Callback):
 
     @_shielded
     def _show(self, trainer: pl.Trainer, looked_at: bool = False) -> None:
-        """Let EarlyStopping and its like see the newest numbers."""
+        """Let EarlyStopping and its like see the newest numbers; ranks ask for them also where that has failed."""
         if self._off or (self._recorder is not None and self._recorder.failures):
             self._monitored.fail()
-        now = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
-        self._monitored.show(trainer, looked_at or now)
+        try:
+            now = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
+            self._monitored.show(trainer, looked_at or now)
+        except Exception as error:
+            if "callback_metrics" not in self._unseen:
+                self._unseen["callback_metrics"] = f"not kept up to date after {type(error).__name__}: {error}"
+                say(f"callback_metrics are {self._unseen['callback_metrics']}. Everything else goes on.")
 
     def _review(self, trainer: pl.Trainer) -> None:
         """Choose the interval anew where it is time: on every rank, also on one where GradScope has failed."""
