@@ -1,6 +1,10 @@
 """A few aggregates among a Trainer's `callback_metrics`: for EarlyStopping, ModelCheckpoint, schedulers and bars."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -343,3 +347,17 @@ def test_a_rank_on_which_gradscope_has_failed_asks_all_the_same(method: str, mon
     ranks.fit(watch)
     assert ranks.asked == ASKED
     assert "GradScope" in watch.run.coverage.unseen
+
+
+@pytest.mark.slow
+def test_two_processes_monitor_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.monitored_ranks", str(tmp_path)]
+    root = Path(__file__).parents[1]
+    subprocess.run(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first["steps"] < 54, "stopped by the finding of rank zero"
+    assert first["seen"][-1][CRITICAL] == 1
+    assert all(set(values) == {CRITICAL, TOTAL, UPDATES, DEAD} for values in first["seen"])
+    assert Path(first["path"]).exists()
+    assert first["best"] in [values[TOTAL] for values in first["seen"]]
