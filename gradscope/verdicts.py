@@ -53,7 +53,7 @@ def as_markdown(run: Run, findings: Sequence[Finding]) -> str:
     """Return the verdict as a page of Markdown: a sentence, and a section for each finding, the worst first."""
     since = f", after step {run.steps[-1]}" if len(run.steps) else ""
     sections = [f"**GradScope: {verdict(run, findings)}{since}.**", *map(_section, in_order(findings))]
-    return _encodable("\n\n".join(sections) + "\n")
+    return "\n\n".join(sections) + "\n"
 
 
 def _in_short(run: Run, findings: Sequence[Finding]) -> dict[str, str]:
@@ -80,8 +80,4 @@ def _section(finding: Finding) -> str:
 def _row(finding: Finding) -> list[str | int]:
     texts = [str(finding.severity), finding.code, finding.cause, ", ".join(finding.layers) or "the whole net"]
     steps = [int(finding.first_step), int(finding.last_step)]
-    return [*map(_encodable, texts), *steps, _encodable(finding.message), _encodable(finding.hint)]
-
-
-def _encodable(text: str) -> str:
-    return text.encode(errors="replace").decode()
+    return [*map(one_line, texts), *steps, one_line(finding.message), one_line(finding.hint)]
