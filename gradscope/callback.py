@@ -91,12 +91,12 @@ class GradScope(Callback):
     metric), ``gradscope/<metric>/<statistic>`` (scalars over layers), ``gradscope_<metric>/<layer>`` (scalars while
     there are at most 32 layers), ``gradscope/log10_grad_norm_over_layers`` (histogram),
     ``gradscope/heat_map/grad_norm`` (image, at the end) and ``gradscope/verdict`` (text). Any other logger is given the
-    scalars, and three of them the verdict, each as it can show it: `CSVLogger` as ``gradscope_verdict.md`` beside its
-    ``metrics.csv``, `MLFlowLogger` as the artifact ``gradscope/verdict.md``, `WandbLogger` at the end as the table
+    scalars, and three of them the verdict, each as it can show it: ``CSVLogger`` as ``gradscope_verdict.md`` beside its
+    ``metrics.csv``, ``MLFlowLogger`` as the artifact ``gradscope/verdict.md``, ``WandbLogger`` at the end as the table
     ``gradscope/verdict``, the last two also in brief as tags or in the run's summary (``gradscope/in_short``,
     ``gradscope/worst_severity``).
 
-    For EarlyStopping, ModelCheckpoint and learning rate schedulers, `Trainer.callback_metrics` holds the newest
+    For EarlyStopping, ModelCheckpoint and learning rate schedulers, ``trainer.callback_metrics`` holds the newest
     ``gradscope/total_norm``, ``gradscope/update_ratio/median``, ``gradscope/dead_fraction/max``,
     ``gradscope/saturated_fraction/max`` (those that the net has) and ``gradscope/critical_findings``, their number when
     the run was last judged. On several ranks all are given those of rank zero, as they were when an epoch ended or
