@@ -303,6 +303,7 @@ class GradScope(Callback):
         """Go on with the record, and let others know the newest numbers."""
         self._end_of_train_batch(trainer, outputs)
         self._show(trainer)  # shielded by itself: whatever failed there, the other ranks wait for an answer
+        self._clock.stop()
 
     @_shielded
     def _end_of_train_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
@@ -322,7 +323,6 @@ class GradScope(Callback):
             self._keep(trainer, record)
         if trainer.world_size == 1:
             self._end_fit(trainer, self._actions.agreed(None))
-        self._clock.stop()
 
     @_shielded
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
