@@ -18,6 +18,7 @@ from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.messages import say
+from gradscope.monitored import Monitored
 from gradscope.packages import Callback
 from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
@@ -45,18 +46,34 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+BUSY = (
+    "watches one fit at a time, and the fit of another Trainer goes on: this one is not watched. "
+    "Give each Trainer a GradScope of its own."
+)
+SECOND = "this Trainer has another, which watches its fits; leave one of them out"
+
 MICRO_BATCH_LIMIT = 10_000
 """Batches without a step of any optimizer after which a record is given up: each holds a little memory."""
 
 
-def _shielded(hook: Callable[Concatenate[GradScope, P], None]) -> Callable[Concatenate[GradScope, P], None]:
-    """Make a hook that never raises into the training: what fails switches GradScope off, and says so once."""
+Hook = Callable[Concatenate["GradScope", "pl.Trainer", P], None]
+
+
+def _shielded(hook: Hook[P]) -> Hook[P]:
+    """Make a hook that never raises into the training: what fails switches GradScope off, and says so once.
+
+    It hears nothing of another Trainer while a fit goes on.
+    """
 
     @wraps(hook)
-    def shielded(self: GradScope, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def shielded(self: GradScope, trainer: pl.Trainer, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self._is_busy_elsewhere(trainer):
+            if hook.__name__ == "on_fit_start":
+                say(BUSY)
+            return
         start = time.perf_counter()
         try:
-            hook(self, *args, **kwargs)
+            hook(self, trainer, *args, **kwargs)
         except GradScopeError:
             raise  # the one thing that may end the training, for the user asked for it
         except Exception as error:
@@ -76,7 +93,18 @@ class GradScope(Callback):
     metric), ``gradscope/<metric>/<statistic>`` (scalars over layers), ``gradscope_<metric>/<layer>`` (scalars while
     there are at most 32 layers), ``gradscope/log10_grad_norm_over_layers`` (histogram),
     ``gradscope/heat_map/grad_norm`` (image, at the end) and ``gradscope/verdict`` (text). Any other logger is given the
-    scalars.
+    scalars, and three of them the verdict, each as it can show it: ``CSVLogger`` as ``gradscope_verdict.md`` beside its
+    ``metrics.csv``, ``MLFlowLogger`` as the artifact ``gradscope/verdict.md``, ``WandbLogger`` at the end as the table
+    ``gradscope/verdict``, the last two also in brief as tags or in the run's summary (``gradscope/in_short``,
+    ``gradscope/worst_severity``).
+
+    For EarlyStopping, ModelCheckpoint and learning rate schedulers, ``trainer.callback_metrics`` holds the newest
+    ``gradscope/total_norm``, ``gradscope/update_ratio/median``, ``gradscope/dead_fraction/max``,
+    ``gradscope/saturated_fraction/max`` (those that the net has) and ``gradscope/critical_findings``, their number when
+    the run was last judged. On several ranks all are given those of rank zero, as they were when an epoch ended or
+    validation started; a step that a GradScaler skipped changes nothing.
+
+    It watches one fit at a time. One that follows, of the same Trainer or of another, starts over.
 
     Args:
         every_n_steps: Record every so many steps, an integer of at least 1, by default 10; the first 10 steps are all
@@ -124,6 +152,7 @@ class GradScope(Callback):
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
         self._parts = options.log_parts(log)  # Lightning overwrites `log` of every callback
+        self._trainer: pl.Trainer | None = None
         self._start_over()
 
     def _start_over(self) -> None:
@@ -142,6 +171,7 @@ class GradScope(Callback):
         self._actions = Actions(self.on_finding, say)
         self._history = History()
         self._sinks: Sinks | None = None
+        self._monitored = Monitored()
         self._name = "fit"
         self._recording = False
         self._micro_batches = 0
@@ -200,13 +230,18 @@ class GradScope(Callback):
     @_shielded
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
+        self._trainer = trainer
         self._start_over()
+        if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]
+            self._switch_off(SECOND)
+            return
         self._join_ranks(trainer)
         self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale, self._ranks)
         self._preflight = Preflight(self._recorder)
         self._columns = self._recorder.columns
+        self._monitored = Monitored(self._columns)
         self._watch = StepWatch(self._recorder.table, self._recorder.forward.trace, scale, self.flight_recorder)
         self._watch.attach(trainer.optimizers)
         self._cadence.alone = trainer.world_size == 1
@@ -268,18 +303,18 @@ class GradScope(Callback):
             self._recorder.before_optimizer_step(bare)
         self._tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment))
 
-    @_shielded
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End the record once an optimizer has stepped, and hand on what has arrived."""
-        try:
-            self._end_step(trainer, outputs)
-        finally:  # whatever fails on this rank, the others wait for an answer
-            if self._ranks is not None:
-                self._ranks.answer(trainer.global_step, self._off or "failed")
+        """Go on with the record, and let others know the newest numbers."""
+        self._end_of_train_batch(trainer, outputs)
+        self._answer(trainer)  # shielded by themselves: whatever failed there, the other ranks wait for an answer
+        self._show(trainer)
+        self._clock.stop()
 
-    def _end_step(self, trainer: pl.Trainer, outputs: Any) -> None:
+    @_shielded
+    def _end_of_train_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
+        """End the record once an optimizer has stepped, and hand on what has arrived."""
         self._batch = None
         if self._recorder is None:
             return
@@ -290,19 +325,24 @@ class GradScope(Callback):
                 self._preflight.end_batch()
             self._end_batch(self._recorder, logged_step(trainer), loss)
         self._announce_failures(self._recorder)
-        while (record := self._recorder.poll()) is not None:
+        looked_at = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
+        while (record := self._recorder.poll(wait=looked_at)) is not None:
             self._keep(trainer, record)
         if trainer.world_size == 1:
             self._end_fit(trainer, self._actions.agreed(None))
-        self._clock.stop()
 
     @_shielded
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do not listen, also where the model refused the batch that had begun."""
         if self._recorder is not None:
             self._recorder.end_forward()
 
-    on_train_epoch_end = on_validation_start
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not listen, and let those who look when validation ends know the newest numbers."""
+        self.on_train_epoch_end(trainer, pl_module)
+        if trainer is self._trainer and not trainer.sanity_checking:
+            self._catch_up(trainer)
+            self._show(trainer, looked_at=True)
 
     @_shielded
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -311,6 +351,7 @@ class GradScope(Callback):
             save_stopped(trainer)
         self._settle(trainer)
         self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
+        self._show(trainer, looked_at=True)
         ending = self._actions.agreed(trainer.strategy if trainer.world_size > 1 else None)
         if ending is not None and ending.action is Action.RAISE:
             self._end_fit(trainer, ending)
@@ -318,11 +359,13 @@ class GradScope(Callback):
     @_shielded
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say what is found: an exception or Ctrl-C ended the fit, and Lightning calls no `teardown`."""
+        self._trainer = None
         self._finish(trainer)
 
     @_shielded
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
+        self._trainer = None
         self._detach()
         if self._recorder is not None:  # no `on_train_end` came: a fit of no epochs
             self._release(self._recorder)
@@ -333,6 +376,29 @@ class GradScope(Callback):
             self.__dict__.pop(method_of_the_model, None)
 
     # What happens in between.
+
+    def _is_busy_elsewhere(self, trainer: pl.Trainer) -> bool:
+        """Say whether the fit of another Trainer goes on; one that ended without a word does not."""
+        busy = self._trainer is not None and self._trainer is not trainer
+        return busy and self._trainer.state.status == "running"  # type: ignore[union-attr]
+
+    @_shielded
+    def _catch_up(self, trainer: pl.Trainer) -> None:
+        """Take in what is under way."""
+        self._keep_the_rest(trainer)
+
+    @_shielded
+    def _show(self, trainer: pl.Trainer, looked_at: bool = False) -> None:
+        """Let EarlyStopping and its like see the newest numbers; ranks ask for them also where that has failed."""
+        if self._off or (self._recorder is not None and self._recorder.failures):
+            self._monitored.fail()
+        try:
+            now = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
+            self._monitored.show(trainer, looked_at or now)
+        except Exception as error:
+            if "callback_metrics" not in self._unseen:
+                self._unseen["callback_metrics"] = f"not kept up to date after {type(error).__name__}: {error}"
+                say(f"callback_metrics are {self._unseen['callback_metrics']}. Everything else goes on.")
 
     def _join_ranks(self, trainer: pl.Trainer) -> None:
         """Come together with the other ranks. Where that fails, each goes on by itself."""
@@ -356,6 +422,12 @@ class GradScope(Callback):
         origin = self._own_origin()
         never_called = self._preflight.setup().never_called if self._preflight and self._preflight.is_done else None
         ranks.own = Facts(replace(origin, rank=ranks.rank) if origin else None, never_called)
+
+    @_shielded
+    def _answer(self, trainer: pl.Trainer) -> None:
+        """Send nothing where the other ranks wait for a record that does not come."""
+        if self._ranks is not None:
+            self._ranks.answer(trainer.global_step, self._off)
 
     @_shielded
     def _settle(self, trainer: pl.Trainer) -> None:
@@ -433,6 +505,7 @@ class GradScope(Callback):
 
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._history.add(record)
+        self._monitored.hear(record)
         alarming = self._cadence.alarm.hear(record)
         if not trainer.is_global_zero:
             return
@@ -484,6 +557,7 @@ class GradScope(Callback):
     def _write_verdicts(self, final: bool) -> None:
         run = self.run
         findings = diagnose(run)
+        self._monitored.judge(findings)
         self._keep_flights(findings)
         if final:
             self._actions.hear_the_last(findings, int(run.steps[-1]), self.summary)

@@ -1,4 +1,4 @@
-"""Where records go: TensorBoard in full, any other logger as scalars."""
+"""Where records go: TensorBoard in full, any other logger as scalars, and verdicts to those that can show them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,6 +79,19 @@ class ScalarSink:
 
     def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
         """Scalars hold no verdicts."""
+
+
+class VerdictSink:
+    """Gives verdicts alone, to a `show` of `gradscope.verdicts`."""
+
+    def __init__(self, show: Callable[[Run, Sequence[Finding], bool], None]) -> None:
+        self._show = show
+
+    def record(self, record: Record) -> None:
+        """A verdict is more than one record."""
+
+    def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
+        self._show(run, findings, final)
 
 
 def _scalars(record: Record, columns: Sequence[Metric], parts: frozenset[str]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gradscope.packages import classes
 from gradscope.records import Metric
-from gradscope.sinks import Say, ScalarSink, Sink, Sinks, TensorBoardSink
+from gradscope.sinks import Say, ScalarSink, Sink, Sinks, TensorBoardSink, VerdictSink
+from gradscope.verdicts import SHOWN
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl  # of either package
@@ -76,8 +77,14 @@ def run_name(trainer: pl.Trainer) -> str:
 
 def sinks_of(trainer: pl.Trainer, columns: Sequence[Metric], parts: frozenset[str], say: Say) -> Sinks:
     """Return what writes to each logger, if anything is to be logged; what goes wrong there is told to `say`."""
-    loggers = trainer.loggers if parts else []
-    return Sinks([(type(logger).__name__, partial(_sink_for, logger, columns, parts)) for logger in loggers], say)
+    sinks: list[tuple[str, Callable[[], Sink]]] = []
+    for logger in trainer.loggers if parts else []:
+        name = type(logger).__name__
+        sinks.append((name, partial(_sink_for, logger, columns, parts)))
+        # Apart from the other, so that what fails in one of them takes nothing from the other.
+        shows = [show for kind, show in SHOWN.items() if "verdicts" in parts and isinstance(logger, classes(kind))]
+        sinks += [(f"the verdict of {name}", partial(VerdictSink, partial(show, logger))) for show in shows]
+    return Sinks(sinks, say)
 
 
 def _sink_for(logger: Logger, columns: Sequence[Metric], parts: frozenset[str]) -> Sink:

@@ -65,6 +65,11 @@ class Net(nn.Module):
         return self.run(self, x)
 
 
+def own_metrics(fitter: pl.Trainer) -> dict[str, Tensor]:
+    """What callbacks can monitor, without what GradScope lets them monitor."""
+    return {name: value for name, value in fitter.callback_metrics.items() if not name.startswith("gradscope/")}
+
+
 def mlp(activation: Callable[[], nn.Module] = nn.ReLU, widths: Sequence[int] = (20, 16, 12, 4)) -> nn.Sequential:
     """Linear layers with `activation` between them: children "0", "1", … of a Sequential."""
     net = nn.Sequential()

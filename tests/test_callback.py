@@ -24,7 +24,7 @@ from gradscope import GradScope, Thresholds
 from gradscope.activations import Activation
 from gradscope.probes.activity import ActivityProbe
 from gradscope.probes.gradients import GradientProbe
-from tests.models import Batch, Batches, Classifier, Validated, mlp, trainer
+from tests.models import Batch, Batches, Classifier, Validated, mlp, own_metrics, trainer
 
 
 def fitted(model: pl.LightningModule, scope: GradScope, batches: int = 6, **options: Any) -> GradScope:
@@ -65,7 +65,7 @@ def trained(*callbacks: pl.Callback, **options: Any) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": str(np.random.get_state()),  # noqa: NPY002
-        "metrics": dict(fitter.callback_metrics),
+        "metrics": own_metrics(fitter),
     }
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gradscope import GradScope, Run
 from gradscope.probes.gradients import GradientProbe
 from gradscope.probes.probe import Step
-from tests.models import Batches, trainer
+from tests.models import Batches, own_metrics, trainer
 from tests.modes import MODES, Mode
 from tests.oracle import Expected, Oracle
 
@@ -51,7 +51,7 @@ def fit(mode: Mode, *callbacks: pl.Callback) -> dict[str, Any]:
         "gradients": {name: p.grad for name, p in model.named_parameters()},
         "optimizers": [optimizer.state_dict() for optimizer in fitter.optimizers],
         "precision": fitter.precision_plugin.state_dict(),
-        "metrics": fitter.callback_metrics,
+        "metrics": own_metrics(fitter),
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002

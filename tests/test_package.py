@@ -17,7 +17,7 @@ MEASURING = (
 )
 ROOMS = {
     "torch": {*MEASURING.split()},
-    "torch pytorch_lightning tensorboard rich": {"callback", "trainers", "packages", "attached"},
+    "torch pytorch_lightning tensorboard rich": {"callback", "trainers", "monitored", "packages", "attached"},
     "tensorboard": {"encoding", "events", "stock", "sinks", "scalars", "dashboard"},
     "rich": {"report"},
 }
