@@ -18,14 +18,15 @@ from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.messages import say
-from gradscope.packages import Callback
 from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Setup, Severity
+from gradscope.resumable import Resumable
+from gradscope.resume import Memory, Units, records_of, restricted
 from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
-from gradscope.sinks import Sinks
+from gradscope.sinks import Resumption, Sinks
 from gradscope.thresholds import Thresholds
 from gradscope.trainers import (
     begins_from_scratch,
@@ -37,6 +38,7 @@ from gradscope.trainers import (
     save_stopped,
     sinks_of,
 )
+from gradscope.wording import counted
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl  # of either package
@@ -64,7 +66,7 @@ def _shielded(hook: Callable[Concatenate[GradScope, P], None]) -> Callable[Conca
     return shielded
 
 
-class GradScope(Callback):
+class GradScope(Resumable):
     """Watches the health of gradients and activations while a network trains.
 
     ``Trainer(callbacks=[GradScope()])`` is all. Training is the same with and without it: it draws no random number,
@@ -122,9 +124,11 @@ class GradScope(Callback):
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
         self._parts = options.log_parts(log)  # Lightning overwrites `log` of every callback
+        super().__init__()
         self._start_over()
 
     def _start_over(self) -> None:
+        self._trainer: pl.Trainer | None = None
         self._recorder: Recorder | None = None
         self._watch: StepWatch | None = None
         self._preflight: Preflight | None = None
@@ -137,6 +141,11 @@ class GradScope(Callback):
         self._flights: dict[str, Flight] = {}
         self._actions = Actions(self.on_finding, say)
         self._history = History()
+        self._units: Units = {}
+        self._window: Flight | None = None
+        self._first_step: int | None = None
+        self._began = time.time()
+        self._logs: tuple[str, ...] = ()
         self._sinks: Sinks | None = None
         self._name = "fit"
         self._recording = False
@@ -170,7 +179,7 @@ class GradScope(Callback):
             thresholds=self.thresholds,
             coverage=self._coverage(),
             overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted, self._cadence.interval),
-            ledger=self._watch.ledger() if self._watch else self._ledger,
+            ledger=self._counted(),
             setup=self._preflight.setup() if self._preflight else self._setup,
             origin=self._first_origin(),
             flights=dict(self._flights),
@@ -196,6 +205,7 @@ class GradScope(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
         self._start_over()
+        self._trainer = trainer
         self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale)
@@ -212,6 +222,8 @@ class GradScope(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Attach where a step begins that is due."""
+        if self._first_step is None:
+            self._begin(logged_step(trainer))
         self._review(trainer)
         self._agree(trainer)
         if self._recorder is None:
@@ -304,12 +316,16 @@ class GradScope(Callback):
     @_shielded
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say what is found: an exception or Ctrl-C ended the fit, and Lightning calls no `teardown`."""
-        self._finish(trainer)
+        try:
+            self._finish(trainer)
+        finally:
+            self._trainer = None
 
     @_shielded
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
         self._detach()
+        self._trainer = None
         if self._recorder is not None:  # no `on_train_end` came: a fit of no epochs
             self._release(self._recorder)
         for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
@@ -373,10 +389,75 @@ class GradScope(Callback):
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
-            self._sinks = sinks_of(trainer, self._columns, self._parts, say)
+            self._sinks = self._open_sinks(trainer)
         self._sinks.tell(lambda sink: sink.record(record))
         if self._cadence.wants_diagnosis(self._history.added, alarming):
             self._write_verdicts(final=False)
+
+    def _open_sinks(self, trainer: pl.Trainer) -> Sinks:
+        sinks = sinks_of(trainer, self._columns, self._parts, say)
+        if step := self._first_step:
+            before = [record for record in self._history.records if record.step < step]
+            resumption = Resumption(step, self._began, before, self._logs)
+            sinks.tell(lambda sink: sink.resume(resumption))
+        self._logs = sinks.logs
+        return sinks
+
+    def _is_under_way(self) -> bool:
+        return self._trainer is not None and self._first_step is not None
+
+    def _memory(self) -> Memory | None:
+        start = time.perf_counter()
+        if self._recorder is not None and self._trainer is not None:
+            while (record := self._recorder.poll(wait=True)) is not None:
+                self._keep(self._trainer, record)
+            self._units = self._recorder.memory()
+            self._tell_watch(self._keep_window)
+        if self._preflight is not None:
+            self._preflight.setup(wait=True)
+        if self._sinks is not None:  # a checkpoint must not know more than the log
+            self._sinks.tell(lambda sink: sink.flush())
+        cadence, known = self._cadence.state(), self._actions.known()
+        self._seconds += time.perf_counter() - start
+        if not self._history.added:
+            return None
+        return Memory(self.run, cadence, known, self._units, self._window, self._logs)
+
+    def _keep_window(self, watch: StepWatch) -> None:
+        self._window = watch.flight()
+
+    def _begin(self, step: int) -> None:
+        """Begin the fit at `step`, from what was loaded if anything was."""
+        self._first_step = step
+        memory, self._loaded = self._loaded, None
+        if memory is not None:  # first of all: ranks go by the cadence, also one on which something has failed
+            self._cadence.restore(memory.cadence)
+        self._cadence.begin(step)
+        if memory is not None and self._recorder is not None:
+            self._take_up(memory, self._recorder)
+            self._history.forget_from(step)
+
+    def _take_up(self, memory: Memory, recorder: Recorder) -> None:
+        run = restricted(memory.run, recorder.table.may_have, self._columns)
+        self._history.restore(records_of(run), run.overhead.records)
+        self._actions.restore(memory.findings)
+        self._ledger, self._origin, self._flights = run.ledger, run.origin, dict(run.flights)
+        self._seconds += run.overhead.gradscope_seconds
+        self._started -= run.overhead.fit_seconds
+        self._logs = memory.logs
+        recorder.remember(memory.units)
+        if self._preflight is not None:
+            self._preflight.restore(run.setup)
+        self._tell_watch(lambda watch: watch.restore(memory.window))
+        if lost := len(memory.run.layers) - len(run.layers):
+            say(f"goes on without {counted(lost, 'layer')} of the checkpoint that this model does not have or watch.")
+
+    def _counted(self) -> Ledger:
+        """How many steps there were, those before a checkpoint included."""
+        if self._watch is None:
+            return self._ledger
+        now = self._watch.ledger()
+        return Ledger(self._ledger.steps + now.steps, self._ledger.skipped + now.skipped)
 
     def _finish(self, trainer: pl.Trainer) -> None:
         if self._recorder is None:
@@ -403,9 +484,11 @@ class GradScope(Callback):
         self._measured = coverage.measured
         self._seconds += recorder.seconds
         self._origin = self._first_origin()
-        self._ledger = self._watch.ledger() if self._watch else self._ledger
+        self._units = recorder.memory()
+        self._tell_watch(self._keep_window)
+        self._ledger = self._counted()
         self._setup = self._preflight.setup() if self._preflight else self._setup
-        self._recorder = self._watch = self._preflight = None
+        self._recorder = self._watch = self._preflight = self._trainer = None
 
     def _detach(self) -> None:
         if self._recorder is not None:

@@ -85,6 +85,7 @@ class Recorder:
         self.origin: Origin | None = None
         """The module that first gave out a NaN or an infinity in a step that was watched in full."""
         self._suspect: str | None = None
+        self._remembered: dict[str, dict[str, Tensor]] = {}
 
     @property
     def listening(self) -> bool:
@@ -159,6 +160,7 @@ class Recorder:
     def end(self, step: int) -> None:
         """Detach, and send off the copy of what was measured in `step`."""
         self.detach()
+        self._remind_probes()
         pending = self._tell_probes(lambda probe: probe.finish(len(self.table.rows)))
         with self._shielded("transfer"):
             loss = [torch.stack(self._losses).mean()] if self._losses else []
@@ -176,6 +178,19 @@ class Recorder:
         if not self._in_flight or not (wait or self._in_flight[0].transfer.ready()):
             return None
         return self._record(self._in_flight.pop(0))
+
+    def memory(self) -> dict[str, dict[str, Tensor]]:
+        """Return what probes remember from one record to the next, by probe and layer. Waits for the device."""
+        names = [layer.name for layer in self.table.rows]
+        fresh = {
+            probe: {names[row]: units for row, units in memory.items()}
+            for probe, memory in self._tell_probes(lambda probe: probe.memory())
+        }
+        return {probe: by_layer for probe in fresh if (by_layer := self._remembered.get(probe, {}) | fresh[probe])}
+
+    def remember(self, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from the `memory` of another recorder, in the layers that have the same names here."""
+        self._remembered = {probe: dict(by_layer) for probe, by_layer in memory.items()}
 
     def detach(self) -> None:
         """Take every hook off. Harmless where none is on."""
@@ -276,6 +291,16 @@ class Recorder:
         step = self._step(optimizer, overflow=self._scale.overflow(optimizer))
         self._tell_probes(lambda probe: probe.after_optimizer_step(step))
         self._seconds += time.perf_counter() - start
+
+    def _remind_probes(self) -> None:
+        """Hand on what is remembered of layers that have a row by now: a function has one once it was called."""
+        rows = {layer.name: row for row, layer in enumerate(self.table.rows)} if self._remembered else {}
+        for name, by_layer in self._remembered.items():
+            known = {rows[layer]: by_layer.pop(layer) for layer in rows.keys() & by_layer.keys()}
+            if known and name in self._probes:
+                with self._shielded(name):
+                    self._probes[name].remember(known)
+        self._remembered = {name: by_layer for name, by_layer in self._remembered.items() if by_layer}
 
     def _finish_outputs(self, outputs: OutputWatch) -> Pending:
         names, marks = outputs.finish()

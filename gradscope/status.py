@@ -37,7 +37,7 @@ def status_of(run: Run) -> dict[str, object]:
         "ledger": dataclasses.asdict(run.ledger),
         "setup": dataclasses.asdict(run.setup),
         "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
-        "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
+        "flights": {code: flight_as_json(flight) for code, flight in run.flights.items()},
         "stop": dataclasses.asdict(run.stop) if run.stop is not None else None,
     }
 
@@ -57,7 +57,7 @@ def fields_of(status: Mapping[str, Any]) -> dict[str, Any]:
             "ledger": Ledger(int(ledger.get("steps", 0)), int(ledger.get("skipped", 0))),
             "setup": _setup(status.get("setup", {})),
             "origin": _origin(origin) if origin is not None else None,
-            "flights": {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()},
+            "flights": {str(code): flight_of(flight) for code, flight in status.get("flights", {}).items()},
             "stop": Stop(int(stop["step"]), str(stop["code"])) if stop is not None else None,
         }
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -140,7 +140,8 @@ def _origin(content: Mapping[str, Any]) -> Origin:
     return Origin(int(content["step"]), *(str(content[name]) for name in ("module", "direction", "operation")))
 
 
-def _flight_as_json(flight: Flight) -> dict[str, object]:
+def flight_as_json(flight: Flight) -> dict[str, object]:
+    """Return `flight` as what JSON can hold; numbers may be NaN or infinite."""
     return {
         "steps": flight.steps.tolist(),
         "loss": flight.loss.tolist(),
@@ -149,7 +150,8 @@ def _flight_as_json(flight: Flight) -> dict[str, object]:
     }
 
 
-def _flight(content: Mapping[str, Any]) -> Flight:
+def flight_of(content: Mapping[str, Any]) -> Flight:
+    """Return the flight whose `flight_as_json` is given; any error if it is not."""
     steps, layers = np.array(content["steps"], dtype=np.int64), tuple(map(str, content["layers"]))
     return Flight(
         steps,

@@ -13,11 +13,11 @@ PACKAGE = Path(gradscope.__file__).parent
 HEAVY = {"torch", "pytorch_lightning", "lightning", "rich", "tensorboard", "PIL", "pandas", "pyarrow"}
 MEASURING = (
     "stats layers transfer recorder probes scaling forward functions compiled every_step flight provenance graph "
-    "preflight"
+    "preflight resume"
 )
 ROOMS = {
     "torch": {*MEASURING.split()},
-    "torch pytorch_lightning tensorboard rich": {"callback", "trainers", "packages", "attached"},
+    "torch pytorch_lightning tensorboard rich": {"callback", "trainers", "packages", "attached", "resumable"},
     "tensorboard": {"encoding", "events", "stock", "sinks", "scalars", "dashboard"},
     "rich": {"report"},
 }

@@ -1,5 +1,7 @@
 """Which units of a rectifier still fire: dead, dying and revived told apart."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -59,6 +61,12 @@ class LivenessProbe(Probe):
             raise ValueError(f"the number of units changed from {width} to {units}")
         batch[row] = torch.maximum(batch[row], peaks) if row in batch else peaks
 
+    def memory(self) -> Mapping[int, Tensor]:
+        return self._units.memory()
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        self._units.remember(memory)
+
     def finish(self, layers: int) -> Pending:
         batches, self._batches = [batch for batch in self._batches if batch], []
         revived = [(tuple(batch), self._units.pass_batch(batch, self._window)) for batch in batches]
@@ -107,6 +115,8 @@ class _Units:
     """
 
     def __init__(self) -> None:
+        self._before: dict[int, Tensor] = {}
+        """Of a fit that this one goes on from, the rows that have not been seen yet."""
         self._others: dict[int, Tensor] = {}
         self._rows: tuple[int, ...] = ()
         self._widths: list[int] = []
@@ -117,12 +127,27 @@ class _Units:
         """Let a batch pass, row → peaks. Returns which units of these rows it revived: bool[units]."""
         for row, peaks in batch.items():
             if row not in self._rows and row not in self._others:
-                self._others[row] = torch.full_like(peaks, NEVER)
+                before = self._before.pop(row, None)
+                fits = before is not None and before.shape == peaks.shape
+                self._others[row] = before.to(peaks) if before is not None and fits else torch.full_like(peaks, NEVER)
         self._select(tuple(batch))
         fired = torch.cat(list(batch.values())) > 0
         revived = fired & (self._silent >= window) & self._silent.isfinite()
         self._silent = torch.where(fired, 0.0, self._silent + 1)
         return revived
+
+    def memory(self) -> dict[int, Tensor]:
+        """Return for how many batches each unit has been silent, by row: float32[units] on the CPU, a copy."""
+        last = dict(zip(self._rows, torch.split(self._silent, self._widths), strict=True))
+        return {row: t.to("cpu", copy=True) for row, t in {**self._before, **self._others, **last}.items()}
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        """Go on from there in the rows of `memory`, where they turn out to have as many units."""
+        self._others.update(zip(self._rows, torch.split(self._silent, self._widths), strict=True))
+        self._rows, self._widths, self._silent = (), [], self._silent[:0]
+        for row, units in memory.items():
+            self._others.pop(row, None)
+            self._before[row] = units
 
     def running_counts(self, rows: tuple[int, ...], revived: Tensor, window: int) -> Tensor:
         """Return the dead, dying and `revived` units up to the end of each of `rows`: int32[3, rows]."""

@@ -91,6 +91,13 @@ class Probe:
     def after_optimizer_step(self, step: Step) -> None:
         """See them after the optimizer stepped: gradients are as it saw them, weights are new."""
 
+    def memory(self) -> Mapping[int, Tensor]:
+        """Return what is remembered from one record to the next, by row: float32[units] on the CPU, a copy."""
+        return {}
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        """Go on from the `memory` of an earlier fit, in rows of this model."""
+
     def finish(self, layers: int) -> Pending:
         """End the step of a model of `layers` rows, and be ready for the next."""
         raise NotImplementedError
