@@ -43,6 +43,7 @@ class Cadence:
         self.alone = True
         self._review_at = FIRST_STEPS + 2
         self._diagnose_at = FIRST_STEPS
+        self._diagnose_first = False
         self._alarms_in_a_row = 0
         self._recorded: deque[float] = deque(maxlen=RECENT)
         self._unrecorded: deque[float] = deque(maxlen=RECENT)
@@ -52,7 +53,7 @@ class Cadence:
     def begin(self, step: int) -> None:
         """The fit begins at `step`; above zero it goes on from a checkpoint, with or without a state of ours."""
         if step > 0:
-            self._diagnose_at = 0  # at once: what a log holds of verdicts may be of steps that are not to be
+            self._diagnose_first = True  # what a log holds of verdicts may be of steps that are not to be
         if step > FIRST_STEPS and not self._steps:
             self._review_at = max(self._review_at, step + RECENT)  # now there is nothing to plan by
 
@@ -63,6 +64,7 @@ class Cadence:
             "budget": self.budget,
             "interval": self.interval,
             "review_at": self._review_at,
+            "diagnose_at": self._diagnose_at,
             "alarms_in_a_row": self._alarms_in_a_row,
             "timings": [list(seconds) for seconds in timings],
             "own_seconds": self._own_seconds,
@@ -80,13 +82,13 @@ class Cadence:
         """
         alarm = Alarm()
         alarm.restore(state.get("alarm", {}))
-        alarms_in_a_row = int(state.get("alarms_in_a_row", 0))
+        alarms_in_a_row, diagnose_at = int(state.get("alarms_in_a_row", 0)), int(state.get("diagnose_at", FIRST_STEPS))
         interval, review_at = int(state.get("interval", self.interval)), int(state.get("review_at", self._review_at))
         recorded, unrecorded, steps = (_recent(s, RECENT) for s in state.get("timings", ([], [], [])))
         own_seconds, all_seconds = float(state.get("own_seconds", 0)), float(state.get("all_seconds", 0))
         if not 1 <= interval <= LONGEST_INTERVAL and state.get("budget") is not None:
             raise ValueError(f"`interval` must be between 1 and {LONGEST_INTERVAL}, got {interval}")
-        self.alarm, self._alarms_in_a_row = alarm, alarms_in_a_row
+        self.alarm, self._alarms_in_a_row, self._diagnose_at = alarm, alarms_in_a_row, diagnose_at
         if self.budget is not None and state.get("budget") is not None:
             self.interval, self._review_at = interval, review_at
             self._recorded, self._unrecorded, self._steps = recorded, unrecorded, steps
@@ -118,11 +120,13 @@ class Cadence:
         """Say whether so many records are to be judged now, the last of which was `alarming` or was not.
 
         Ever more rarely, so that all diagnoses together stay linear; and when an alarm begins, again a little later,
-        since what is wrong may take some records to be told.
+        since what is wrong may take some records to be told. The first record after a checkpoint is always judged.
         """
         self._alarms_in_a_row = self._alarms_in_a_row + 1 if alarming else 0
         if records < self._diagnose_at and self._alarms_in_a_row not in (1, 2, 4, 8):
-            return False
+            first, self._diagnose_first = self._diagnose_first, False
+            return first
+        self._diagnose_first = False
         self._diagnose_at = records * 5 // 4 + 1
         return True
 

@@ -146,6 +146,7 @@ class GradScope(Resumable):
         self._first_step: int | None = None
         self._began = time.time()
         self._logs: tuple[str, ...] = ()
+        self._covered: Coverage | None = None
         self._sinks: Sinks | None = None
         self._name = "fit"
         self._recording = False
@@ -385,6 +386,7 @@ class GradScope(Resumable):
 
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._history.add(record)
+        self._covered = None
         alarming = self._cadence.alarm.hear(record)
         if not trainer.is_global_zero:
             return
@@ -444,7 +446,7 @@ class GradScope(Resumable):
         self._ledger, self._origin, self._flights = run.ledger, run.origin, dict(run.flights)
         self._seconds += run.overhead.gradscope_seconds
         self._started -= run.overhead.fit_seconds
-        self._logs = memory.logs
+        self._logs, self._covered = memory.logs, run.coverage
         recorder.remember(memory.units)
         if self._preflight is not None:
             self._preflight.restore(run.setup)
@@ -479,7 +481,7 @@ class GradScope(Resumable):
 
     def _release(self, recorder: Recorder) -> None:
         """Let go of the model and its optimizers: the user may want their memory back."""
-        coverage = recorder.coverage()
+        coverage = self._covered_by(recorder)
         self._unseen.update(coverage.unseen)
         self._measured = coverage.measured
         self._seconds += recorder.seconds
@@ -524,9 +526,13 @@ class GradScope(Resumable):
         return earliest_origin(seen, self._watch.origin if self._watch else None, self._origin)
 
     def _coverage(self) -> Coverage:
-        coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
+        coverage = self._covered_by(self._recorder) if self._recorder else Coverage({}, self._measured)
         off = {"GradScope": self._off} if self._off else {}
         return Coverage({**self._unseen, **coverage.unseen, **self._actions.unseen, **off}, coverage.measured)
+
+    def _covered_by(self, recorder: Recorder) -> Coverage:
+        """What was measured: before the first record of a resumed fit what had been until the checkpoint."""
+        return recorder.coverage() if self._covered is None else self._covered
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""
