@@ -328,7 +328,7 @@ class RestoresLate(SingleDeviceStrategy):
 
 def test_a_strategy_may_restore_after_the_fit_began(tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", 30, build=partial(plain, dead))
-    late = {"strategy": RestoresLate("cpu"), "build": partial(plain, dead)}
+    late: dict[str, Any] = {"strategy": RestoresLate("cpu"), "build": partial(plain, dead)}
     resumed = fit(tmp_path / "late", 30, saved(tmp_path / "whole", 15), **late)
     assert_same(resumed.run, whole.run)
 
@@ -719,7 +719,7 @@ def test_a_fault_that_was_mended_before_the_resumption_is_none(tmp_path: Path) -
         forgets = True
 
         def configure_optimizers(self) -> Any:
-            layers = [*self.net.children()]  # type: ignore[union-attr]
+            layers = [*self.net.children()]
             owned = layers[1:] if self.forgets else layers
             return torch.optim.SGD([p for layer in owned for p in layer.parameters()], lr=0.1)
 
@@ -902,9 +902,9 @@ def test_tensorboard_shows_the_same(tmp_path: Path) -> None:
     fit(tmp_path / "first", 31, scope=GradScope(every_n_steps=3, summary=False), build=build, logger=logged(logs, "a"))
     scope = GradScope(every_n_steps=7, summary=False)
     fit(tmp_path / "on", 23, saved(tmp_path / "first", 15), scope=scope, build=build, logger=logged(logs, "a"))
-    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logs))  # type: ignore[no-untyped-call]
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logs))
     multiplexer.Reload()
-    runs = ProvidedRuns(MultiplexerDataProvider(multiplexer, str(logs)), RequestContext(), "")  # type: ignore[no-untyped-call]
+    runs = ProvidedRuns(MultiplexerDataProvider(multiplexer, str(logs)), RequestContext(), "")
     assert runs.read(runs.runs()["a"]).steps.tolist() == [*range(10), 12, 21]
     assert runs.read_metric(runs.runs()["a"], "grad_norm", 100).run.steps.tolist() == [*range(10), 12, 21]
 
