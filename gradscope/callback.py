@@ -70,7 +70,8 @@ class GradScope(Resumable):
     """Watches the health of gradients and activations while a network trains.
 
     ``Trainer(callbacks=[GradScope()])`` is all. Training is the same with and without it: it draws no random number,
-    changes no tensor, and whatever fails inside it switches itself off and says so.
+    changes no tensor, and whatever fails inside it switches itself off and says so. A fit that is resumed with
+    ``ckpt_path`` goes on with its record; without it a fit begins a new one.
 
     Logged to a `TensorBoardLogger`, in its own file: ``gradscope/<metric>`` (one tensor of all layers for each
     metric), ``gradscope/<metric>/<statistic>`` (scalars over layers), ``gradscope_<metric>/<layer>`` (scalars while

@@ -1,7 +1,9 @@
 """A fit that goes on from a checkpoint goes on with its record: no gap, no repetition, no false alarm."""
 
 import copy
+import json
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from gradscope.history import History
 from gradscope.probes.liveness import NEVER, LivenessProbe
 from gradscope.records import Layer, Metric
 from gradscope.resume import FORMAT, Memory, UnreadableStateError, memory_of, records_of, state_of
+from gradscope.sinks import TensorBoardSink
 from gradscope.transfer import Transfer
 from tests.models import Batch, Batches, Classifier, mlp, trainer
 
@@ -184,7 +187,7 @@ MODES: dict[str, dict[str, Any]] = {
 def test_a_resumed_run_equals_the_uninterrupted_one(mode: str, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", 34, **MODES[mode])
     assert list(whole.run.steps)[:10] == list(range(10))
-    for step in (4, 10, 15, 21):  # among the first records, right after one, and between two
+    for step in (4, 15, 21):  # among the first records, between two, and right after one
         resumed = fit(tmp_path / "resumed", 34, saved(tmp_path / "whole", step), **MODES[mode])
         assert_same(resumed.run, whole.run)
         assert [str(finding) for finding in resumed.findings] == [str(finding) for finding in whole.findings]
@@ -301,13 +304,13 @@ def test_saved_when_an_exception_ends_the_fit(tmp_path: Path) -> None:
 
 
 def test_saved_when_the_fit_is_over(tmp_path: Path) -> None:
-    scope = GradScope(summary=False)
-    fitter = trainer(scope, max_epochs=-1, max_steps=15)
     torch.manual_seed(0)
-    fitter.fit(plain(dead), Batches())
+    fitter = trainer(GradScope(summary=False), max_epochs=-1, max_steps=15)
+    fitter.fit(plain(), Batches())
     fitter.save_checkpoint(tmp_path / "end.ckpt")
-    resumed = fit(tmp_path, 34, tmp_path / "end.ckpt", build=partial(plain, dead))
-    assert_same(resumed.run, fit(tmp_path / "whole", 34, build=partial(plain, dead)).run)
+    assert state_in(tmp_path / "end.ckpt")["window"]["steps"] == [*range(15)]
+    resumed = fit(tmp_path, 34, tmp_path / "end.ckpt")
+    assert_same(resumed.run, fit(tmp_path / "whole", 34).run)
 
 
 def test_records_on_their_way_from_the_device_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +353,16 @@ def test_what_a_test_loads_is_not_for_the_fit_after_it(tmp_path: Path) -> None:
     fitter.test(model, Batches(), ckpt_path=saved(tmp_path / "first", 12), verbose=False)
     fitter.fit(model, Batches())
     assert scope.run.steps.tolist() == [0, 1, 2]
+    assert scope.run.ledger.steps == scope.run.overhead.records == 3
+
+
+def test_what_is_loaded_is_not_lost_before_the_first_batch(state: dict[str, Any]) -> None:
+    """A checkpoint may be saved before, when the sanity check of validation fails say."""
+    scope = GradScope()
+    assert scope.state_dict() == {}
+    scope.load_state_dict(copy.deepcopy(state))
+    assert scope.state_dict()["record"]["steps"] == state["record"]["steps"]
+    assert scope.state_dict()["units"].keys() == state["units"].keys()
 
 
 def test_a_tuner_that_goes_back_in_the_middle_of_a_fit_takes_nothing_away(tmp_path: Path) -> None:
@@ -487,6 +500,15 @@ def resumed_with(state: dict[str, Any], tmp_path: Path, **options: Any) -> GradS
     return scope
 
 
+def test_steps_that_are_still_to_come_are_forgotten(state: dict[str, Any], tmp_path: Path) -> None:
+    """The number of a step may begin anew, as where a checkpoint of weights is joined with another state."""
+    changed = copy.deepcopy(state)
+    first = 20 - len(changed["record"]["steps"])
+    changed["record"]["steps"] = [*range(first, 20)]
+    scope = resumed_with(changed, tmp_path, budget=None, every_n_steps=4)
+    assert scope.run.steps.tolist() == [*range(first, 15), 16, 20]
+
+
 PARTS = ("record", "status", "cadence", "findings", "units", "window", "logs")
 
 
@@ -546,7 +568,7 @@ def test_whatever_a_state_holds_it_is_read_or_refused(state: dict[str, Any]) -> 
 def test_a_fit_goes_on_with_garbage(state: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = random.Random(1)
     paths = [path for path, _ in leaves(state) if path[0] != "format"]
-    for _ in range(15):
+    for _ in range(8):
         changed: Any = copy.deepcopy(state)
         path, garbage = source.choice(paths), source.choice(GARBAGE[:-1])
         path = path[: source.randint(1, len(path))]
@@ -813,6 +835,19 @@ def test_an_alarm_knows_the_losses_before() -> None:
     assert not Cadence().alarm.hear(record(6, 4.0)), "nor does one without a past take fright"
 
 
+@pytest.mark.slow
+def test_two_processes_go_on_with_the_same_steps(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.resumed_on_two_ranks", str(tmp_path)]
+    root = Path(__file__).parents[1]
+    subprocess.run(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=120)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    before, after = first
+    assert after["steps"][: len(before["steps"])] == before["steps"]
+    assert after["steps"][-1] > 30
+    assert (before["ledger"], after["ledger"]) == (30, 70)
+
+
 # ------------------------------------------------------------------ the log
 
 
@@ -877,18 +912,17 @@ def test_the_first_record_brings_the_verdicts_of_the_resumed_run(tmp_path: Path)
     assert looks.run.flights == {}
 
 
-def test_what_is_in_the_checkpoint_is_in_the_log(tmp_path: Path) -> None:
+def test_what_is_in_the_checkpoint_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed loses what it holds: whoever resumes in the same log does not write it again."""
+    flushed = []
 
-    class Copies(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-            if trainer.global_step == 8:
-                trainer.save_checkpoint(tmp_path / "here.ckpt")
-                self.run = gradscope.load(tmp_path / "logs")["a"]
+    def flush(sink: TensorBoardSink) -> None:
+        sink._file_writer().flush()
+        flushed.append(list(gradscope.load(tmp_path / "logs")["a"].steps))
 
-    copies = Copies()
-    fit(tmp_path, 9, logger=logged(tmp_path / "logs", "a"), callbacks=[copies], log_every_n_steps=1000)
-    assert copies.run.steps.tolist() == [*range(8)]
+    monkeypatch.setattr(TensorBoardSink, "flush", flush)
+    fit(tmp_path, 4, logger=logged(tmp_path / "logs", "a"), log_every_n_steps=1000)
+    assert flushed[:4] == [[*range(step)] for step in range(1, 5)]
 
 
 def test_tensorboard_shows_the_same(tmp_path: Path) -> None:
