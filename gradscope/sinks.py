@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from gradscope import checksum, stock
 from gradscope.encoding import Encoder
+from gradscope.event_files import is_event_file
 from gradscope.records import Finding, Metric, Record, Run
 
 HEAT_MAPS = ("grad_norm",)
@@ -51,7 +53,7 @@ class TensorBoardSink:
     """Writes events through a logger's own `torch.utils.tensorboard.SummaryWriter`: one for each record."""
 
     def __init__(self, writer: Any, columns: Sequence[Metric], parts: frozenset[str]) -> None:
-        self.log = str(writer.log_dir)
+        self.log = _absolute(str(writer.log_dir))
         self._writer = writer
         self._columns = columns
         self._parts = parts
@@ -66,8 +68,14 @@ class TensorBoardSink:
         """
         if "tensors" in self._parts:
             self._write(self._encoder.resumed(), resumption.step, resumption.wall_time)
-            for record in resumption.records if self.log not in resumption.logs else ():
+            for record in resumption.records if not self._has_what_came_before(resumption) else ():
                 self._write(self._encoder.record(record), record.step, record.wall_time)
+
+    def _has_what_came_before(self, resumption: Resumption) -> bool:
+        """Whether there is an earlier file in the same place: in a container the place may be the same, and empty."""
+        if self.log not in resumption.logs or not Path(self.log).is_dir():
+            return self.log in resumption.logs
+        return sum(is_event_file(path.name) for path in Path(self.log).iterdir()) > 1
 
     def flush(self) -> None:
         """Write to the disk: a process that is killed loses what it still holds."""
@@ -124,6 +132,10 @@ class ScalarSink:
 
     def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
         """Scalars hold no verdicts."""
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def _scalars(record: Record, columns: Sequence[Metric], parts: frozenset[str]) -> dict[str, float]:

@@ -882,6 +882,24 @@ def test_a_log_of_its_own_is_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read["b"].wall_times[:11], read["a"].wall_times[:11])
 
 
+def test_a_log_that_was_lost_is_whole_again(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    fit(tmp_path / "first", 15, logger=logged(logs, "a"))
+    (log,) = (logs / "a").glob("events*")
+    log.unlink()
+    fit(tmp_path / "on", 21, saved(tmp_path / "first", 12), logger=logged(logs, "a"))
+    assert gradscope.load(logs)["a"].steps.tolist() == [*range(11), 20]
+
+
+def test_a_log_that_is_there_is_not_written_again(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    fit(tmp_path / "first", 12, logger=logged(logs, "a"))
+    (first,) = (logs / "a").glob("events*")
+    fit(tmp_path / "on", 21, saved(tmp_path / "first", 12), logger=logged(logs, "a"))
+    (second,) = {*(logs / "a").glob("events*")} - {first}
+    assert gradscope.load(second)["."].steps.tolist() == [20]
+
+
 def test_the_first_record_brings_the_verdicts_of_the_resumed_run(tmp_path: Path) -> None:
     class Explodes(ByStep):
         sick = True
