@@ -76,6 +76,15 @@ class Actions:
         self._ending: Ending | None = None
         self._asked_at = 0
 
+    def known(self) -> dict[str, Severity]:
+        """Return the findings that something was done about, by code; not the one the fit is still to end for."""
+        open_ = self._ending.finding.code if self._ending is not None and self.stopped is None else None
+        return {code: severity for code, severity in self._known.items() if code != open_}
+
+    def restore(self, known: Mapping[str, Severity]) -> None:
+        """Go on from a fit in which something was done about the `known` findings: it is not done again."""
+        self._known = dict(known)
+
     def hear(self, findings: Sequence[Finding], step: int) -> None:
         """Act on what is new among `findings`, which were found at `step`: say it, and take note of how to end."""
         self._hear(findings, step, " GradScope stops the fit.")

@@ -20,3 +20,5 @@ class AttachedGradScope(GradScope):
         others = [callback for callback in callbacks if callback is not self]
         if any(isinstance(callback, GradScope) for callback in others):
             trainer.callbacks = others  # type: ignore[attr-defined]  # not in place: Lightning is on its way through it
+        else:
+            super().setup(trainer, pl_module, stage)

@@ -4,6 +4,8 @@ import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Record
 
@@ -41,11 +43,56 @@ class Cadence:
         self.alone = True
         self._review_at = FIRST_STEPS + 2
         self._diagnose_at = FIRST_STEPS
+        self._diagnose_first = False
         self._alarms_in_a_row = 0
         self._recorded: deque[float] = deque(maxlen=RECENT)
         self._unrecorded: deque[float] = deque(maxlen=RECENT)
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._own_seconds, self._all_seconds = 0.0, 0.0
+
+    def begin(self, step: int) -> None:
+        """The fit begins at `step`; above zero it goes on from a checkpoint, with or without a state of ours."""
+        if step > 0:
+            self._diagnose_first = True  # what a log holds of verdicts may be of steps that are not to be
+        if step > FIRST_STEPS and not self._steps:
+            self._review_at = max(self._review_at, step + RECENT)  # now there is nothing to plan by
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain data."""
+        timings = (self._recorded, self._unrecorded, self._steps)
+        return {
+            "budget": self.budget,
+            "interval": self.interval,
+            "review_at": self._review_at,
+            "diagnose_at": self._diagnose_at,
+            "alarms_in_a_row": self._alarms_in_a_row,
+            "timings": [list(seconds) for seconds in timings],
+            "own_seconds": self._own_seconds,
+            "all_seconds": self._all_seconds,
+            "alarm": self.alarm.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where the cadence was whose `state` is given; what is absent in it stays as it is.
+
+        What is asked for now counts: an interval that a budget chose is taken over only if there is a budget again.
+
+        Raises:
+            Exception: the state is damaged. Nothing is changed then.
+        """
+        alarm = Alarm()
+        alarm.restore(state.get("alarm", {}))
+        alarms_in_a_row, diagnose_at = int(state.get("alarms_in_a_row", 0)), int(state.get("diagnose_at", FIRST_STEPS))
+        interval, review_at = int(state.get("interval", self.interval)), int(state.get("review_at", self._review_at))
+        recorded, unrecorded, steps = (_recent(s, RECENT) for s in state.get("timings", ([], [], [])))
+        own_seconds, all_seconds = float(state.get("own_seconds", 0)), float(state.get("all_seconds", 0))
+        if not 1 <= interval <= LONGEST_INTERVAL and state.get("budget") is not None:
+            raise ValueError(f"`interval` must be between 1 and {LONGEST_INTERVAL}, got {interval}")
+        self.alarm, self._alarms_in_a_row, self._diagnose_at = alarm, alarms_in_a_row, diagnose_at
+        if self.budget is not None and state.get("budget") is not None:
+            self.interval, self._review_at = interval, review_at
+            self._recorded, self._unrecorded, self._steps = recorded, unrecorded, steps
+            self._own_seconds, self._all_seconds = own_seconds, all_seconds
 
     def due(self, step: int) -> bool:
         """Say whether `step` is to be recorded."""
@@ -73,11 +120,13 @@ class Cadence:
         """Say whether so many records are to be judged now, the last of which was `alarming` or was not.
 
         Ever more rarely, so that all diagnoses together stay linear; and when an alarm begins, again a little later,
-        since what is wrong may take some records to be told.
+        since what is wrong may take some records to be told. The first record after a checkpoint is always judged.
         """
         self._alarms_in_a_row = self._alarms_in_a_row + 1 if alarming else 0
         if records < self._diagnose_at and self._alarms_in_a_row not in (1, 2, 4, 8):
-            return False
+            first, self._diagnose_first = self._diagnose_first, False
+            return first
+        self._diagnose_first = False
         self._diagnose_at = records * 5 // 4 + 1
         return True
 
@@ -140,6 +189,17 @@ class Alarm:
         self._calm = 0
         self._spent = 0
 
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain data."""
+        recent = {"norms": list(self._norms), "losses": list(self._losses)}
+        return {**recent, "on": self.on, "calm": self._calm, "spent": self._spent}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where the alarm was whose `state` is given; what is absent in it is as at the start."""
+        self._norms, self._losses = (_recent(state.get(name, []), 20) for name in ("norms", "losses"))
+        self.on = bool(state.get("on", False))
+        self._calm, self._spent = (int(state.get(name, 0)) for name in ("calm", "spent"))
+
     def hear(self, record: Record) -> bool:
         """Take note of `record`. Says whether it is alarming in itself."""
         alarming = self._is_alarming(record)
@@ -154,6 +214,10 @@ class Alarm:
         norm, loss = record.globals.get(TOTAL_NORM, 0.0), record.globals.get(LOSS, 0.0)
         high = _is_high(norm, self._norms, ALARM_NORM) or _is_high(loss, self._losses, ALARM_LOSS)
         return high or record.globals.get(NONFINITE_LOSS, 0) == 1
+
+
+def _recent(numbers: Sequence[float], size: int) -> deque[float]:
+    return deque([float(number) for number in numbers], maxlen=size)
 
 
 def _is_high(value: float, recent: deque[float], times: float) -> bool:

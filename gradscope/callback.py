@@ -19,16 +19,17 @@ from gradscope.forward import FUNCTIONS
 from gradscope.history import History
 from gradscope.messages import say
 from gradscope.monitored import Monitored
-from gradscope.packages import Callback
 from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import Facts, RankMerge
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Setup, Severity
+from gradscope.resumable import Resumable
+from gradscope.resume import Memory, Units, records_of, restricted
 from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
-from gradscope.sinks import Sinks
+from gradscope.sinks import Resumption, Sinks
 from gradscope.thresholds import Thresholds
 from gradscope.trainers import (
     begins_from_scratch,
@@ -40,6 +41,7 @@ from gradscope.trainers import (
     save_stopped,
     sinks_of,
 )
+from gradscope.wording import counted
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl  # of either package
@@ -83,11 +85,12 @@ def _shielded(hook: Hook[P]) -> Hook[P]:
     return shielded
 
 
-class GradScope(Callback):
+class GradScope(Resumable):
     """Watches the health of gradients and activations while a network trains.
 
     ``Trainer(callbacks=[GradScope()])`` is all. Training is the same with and without it: it draws no random number,
-    changes no tensor, and whatever fails inside it switches itself off and says so.
+    changes no tensor, and whatever fails inside it switches itself off and says so. A fit that is resumed with
+    ``ckpt_path`` goes on with its record; without it a fit begins a new one.
 
     Logged to a `TensorBoardLogger`, in its own file: ``gradscope/<metric>`` (one tensor of all layers for each
     metric), ``gradscope/<metric>/<statistic>`` (scalars over layers), ``gradscope_<metric>/<layer>`` (scalars while
@@ -152,10 +155,11 @@ class GradScope(Callback):
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
         self._parts = options.log_parts(log)  # Lightning overwrites `log` of every callback
-        self._trainer: pl.Trainer | None = None
+        super().__init__()
         self._start_over()
 
     def _start_over(self) -> None:
+        self._trainer: pl.Trainer | None = None
         self._recorder: Recorder | None = None
         self._watch: StepWatch | None = None
         self._preflight: Preflight | None = None
@@ -170,6 +174,12 @@ class GradScope(Callback):
         self._flights: dict[str, Flight] = {}
         self._actions = Actions(self.on_finding, say)
         self._history = History()
+        self._units: Units = {}
+        self._window: Flight | None = None
+        self._first_step: int | None = None
+        self._began = time.time()
+        self._logs: tuple[str, ...] = ()
+        self._covered: Coverage | None = None
         self._sinks: Sinks | None = None
         self._monitored = Monitored()
         self._name = "fit"
@@ -204,7 +214,7 @@ class GradScope(Callback):
             thresholds=self.thresholds,
             coverage=self._coverage(),
             overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted, self._cadence.interval),
-            ledger=self._watch.ledger() if self._watch else self._ledger,
+            ledger=self._counted(),
             setup=self._setup_now(),
             origin=self._first_origin(),
             rank_outliers=self._facts.outliers,
@@ -230,8 +240,8 @@ class GradScope(Callback):
     @_shielded
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
-        self._trainer = trainer
         self._start_over()
+        self._trainer = trainer
         if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]
             self._switch_off(SECOND)
             return
@@ -251,6 +261,8 @@ class GradScope(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Attach where a step begins that is due."""
+        if self._first_step is None:
+            self._begin(logged_step(trainer))
         self._review(trainer)
         self._agree(trainer)
         if self._ranks is not None and self._cadence.due(logged_step(trainer)):
@@ -359,8 +371,10 @@ class GradScope(Callback):
     @_shielded
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say what is found: an exception or Ctrl-C ended the fit, and Lightning calls no `teardown`."""
-        self._trainer = None
-        self._finish(trainer)
+        try:
+            self._finish(trainer)
+        finally:
+            self._trainer = None
 
     @_shielded
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -506,14 +520,80 @@ class GradScope(Callback):
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._history.add(record)
         self._monitored.hear(record)
+        self._covered = None
         alarming = self._cadence.alarm.hear(record)
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
-            self._sinks = sinks_of(trainer, self._columns, self._parts, say)
+            self._sinks = self._open_sinks(trainer)
         self._sinks.tell(lambda sink: sink.record(record))
         if self._cadence.wants_diagnosis(self._history.added, alarming):
             self._write_verdicts(final=False)
+
+    def _open_sinks(self, trainer: pl.Trainer) -> Sinks:
+        sinks = sinks_of(trainer, self._columns, self._parts, say)
+        if step := self._first_step:
+            before = [record for record in self._history.records if record.step < step]
+            resumption = Resumption(step, self._began, before, self._logs)
+            sinks.tell(lambda sink: sink.resume(resumption))
+        self._logs = sinks.logs
+        return sinks
+
+    def _is_under_way(self) -> bool:
+        return self._trainer is not None and self._first_step is not None
+
+    def _memory(self) -> Memory | None:
+        start = time.perf_counter()
+        if self._recorder is not None and self._trainer is not None:
+            while (record := self._recorder.poll(wait=True)) is not None:
+                self._keep(self._trainer, record)
+            self._units = self._recorder.memory()
+            self._tell_watch(self._keep_window)
+        if self._preflight is not None:
+            self._preflight.setup(wait=True)
+        if self._sinks is not None:  # a checkpoint must not know more than the log
+            self._sinks.tell(lambda sink: sink.flush())
+        cadence, known = self._cadence.state(), self._actions.known()
+        self._seconds += time.perf_counter() - start
+        if not self._history.added:
+            return None
+        return Memory(self.run, cadence, known, self._units, self._window, self._logs)
+
+    def _keep_window(self, watch: StepWatch) -> None:
+        self._window = watch.flight()
+
+    def _begin(self, step: int) -> None:
+        """Begin the fit at `step`, from what was loaded if anything was."""
+        self._first_step = step
+        memory, self._loaded = self._loaded, None
+        if memory is not None:  # first of all: ranks go by the cadence, also one on which something has failed
+            self._cadence.restore(memory.cadence)
+        self._cadence.begin(step)
+        if memory is not None and self._recorder is not None:
+            self._take_up(memory, self._recorder)
+            self._history.forget_from(step)
+
+    def _take_up(self, memory: Memory, recorder: Recorder) -> None:
+        run = restricted(memory.run, recorder.table.may_have, self._columns)
+        self._history.restore(records_of(run), run.overhead.records)
+        self._actions.restore(memory.findings)
+        self._ledger, self._origin, self._flights = run.ledger, run.origin, dict(run.flights)
+        self._seconds += run.overhead.gradscope_seconds
+        self._started -= run.overhead.fit_seconds
+        self._logs, self._covered = memory.logs, run.coverage
+        recorder.remember(memory.units)
+        if self._preflight is not None:
+            self._preflight.restore(run.setup)
+        self._tell_watch(lambda watch: watch.restore(memory.window))
+        if lost := len(memory.run.layers) - len(run.layers):
+            say(f"goes on without {counted(lost, 'layer')} of the checkpoint that this model does not have or watch.")
+
+    def _counted(self) -> Ledger:
+        """How many steps there were, those before a checkpoint included."""
+        if self._watch is None:
+            return self._ledger
+        now = self._watch.ledger()
+        return Ledger(self._ledger.steps + now.steps, self._ledger.skipped + now.skipped)
 
     def _finish(self, trainer: pl.Trainer) -> None:
         if self._recorder is None:
@@ -538,14 +618,16 @@ class GradScope(Callback):
 
     def _release(self, recorder: Recorder) -> None:
         """Let go of the model and its optimizers: the user may want their memory back."""
-        coverage = recorder.coverage()
+        coverage = self._covered_by(recorder)
         self._unseen.update(coverage.unseen)
         self._measured = {**coverage.measured, **self._merged_ranks()}
         self._seconds += recorder.seconds
         self._origin = self._first_origin()
-        self._ledger = self._watch.ledger() if self._watch else self._ledger
+        self._units = recorder.memory()
+        self._tell_watch(self._keep_window)
+        self._ledger = self._counted()
         self._setup = self._setup_now()
-        self._recorder = self._watch = self._preflight = None
+        self._recorder = self._watch = self._preflight = self._trainer = None
 
     def _detach(self) -> None:
         if self._recorder is not None:
@@ -590,10 +672,14 @@ class GradScope(Callback):
         return setup if never_called is None else replace(setup, never_called=never_called)
 
     def _coverage(self) -> Coverage:
-        coverage = self._recorder.coverage() if self._recorder else Coverage({}, self._measured)
+        coverage = self._covered_by(self._recorder) if self._recorder else Coverage({}, self._measured)
         off = {"GradScope": self._off} if self._off else {}
         measured = {**coverage.measured, **self._merged_ranks()}
         return Coverage({**self._unseen, **coverage.unseen, **self._actions.unseen, **off}, measured)
+
+    def _covered_by(self, recorder: Recorder) -> Coverage:
+        """What was measured: before the first record of a resumed fit what had been until the checkpoint."""
+        return recorder.coverage() if self._covered is None else self._covered
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""

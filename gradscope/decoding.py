@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 LAYERS_TAG = "gradscope/layers"
 GLOBALS_TAG = "gradscope/globals"
 STATUS_TAG = "gradscope/status"
+RESUMED_TAG = "gradscope/resumed"
 VERDICTS_TAG = "gradscope/verdicts"
 METRIC_TAG = "gradscope/{}"
 
@@ -47,6 +48,7 @@ class Decoder:
         self._layers: tuple[Layer, ...] = ()
         self._columns: dict[str, Metric] = {}
         self._status: dict[str, Any] = {}
+        self._resumed: list[tuple[int, float]] = []
         self._notes: dict[str, None] = {}
         self._misfits: dict[str, list[int]] = {}
         self._described: set[str] = set()
@@ -107,6 +109,8 @@ class Decoder:
                 self._read_layers(_strings(content))
             elif series.kind == "globals":
                 totals = _totals(series.names, _numbers(content))
+            elif series.kind == "resumed":
+                self._resumed.append((step, wall_time))
             elif series.kind == "status":
                 self._read_status(_strings(content))
         if metrics or totals is not None:
@@ -126,7 +130,14 @@ class Decoder:
         if self._undescribed:
             missing.append(f"{counted(self._undescribed, 'record')} left out, because their description is missing")
         everything = (*self._notes, *notes, *missing)
-        return Run.from_records(name, self.records, self.columns, **self._status, notes=everything)
+        return Run.from_records(name, self._timeline(), self.columns, **self._status, notes=everything)
+
+    def _timeline(self) -> Sequence[Record]:
+        """The records without those that training took back: from where it was resumed on, taken before that."""
+        records: Sequence[Record] = self.records
+        for step, wall_time in self._resumed:
+            records = [r for r in records if r.step < step or r.wall_time >= wall_time]
+        return records
 
     def _metric(self, stated: Mapping[str, Any], tag: str) -> Metric:
         name, title, unit, healthy = (stated.get(key) for key in ("metric", "title", "unit", "healthy"))

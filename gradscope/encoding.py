@@ -16,6 +16,7 @@ from gradscope.decoding import (
     LAYERS_TAG,
     METRIC_TAG,
     PLUGIN_NAME,
+    RESUMED_TAG,
     STATUS_TAG,
     VERDICTS_TAG,
 )
@@ -59,6 +60,13 @@ class Encoder:
     def status(self, run: Run) -> Summary:
         """Return what `run` knows about itself as one JSON object; the last one written is the one read."""
         return Summary(value=[self._value(STATUS_TAG, _strings([_json(status_of(run))], (1,)), {"kind": "status"})])
+
+    def resumed(self) -> Summary:
+        """Return the mark of a fit that goes on from a checkpoint, for the event of its first step.
+
+        Records of that step or a later one that were taken before the event are no part of the run any more.
+        """
+        return Summary(value=[self._value(RESUMED_TAG, _strings(["resumed"], (1,)), {"kind": "resumed"})])
 
     def verdicts(self, findings: Sequence[Finding]) -> Summary:
         """Return all findings so far, one JSON object each: string[len(findings)], shape [0] where there are none."""

@@ -99,6 +99,11 @@ class StepWatch:
         overflows = 0 if self._overflows is None else int(self._overflows)
         return Ledger(self._steps, self._missed + overflows)
 
+    def restore(self, window: Flight | None) -> None:
+        """Go on from the last steps of a fit that this one resumes."""
+        if self._flight is not None and window is not None:
+            self._flight.restore(window)
+
     def flight(self) -> Flight | None:
         """Return the last steps: None where none are kept."""
         return self._flight.flight() if self._flight is not None else None

@@ -30,6 +30,7 @@ class FlightRecorder:
         self._entries: deque[_Entry] = deque(maxlen=steps)
         self._chosen: dict[int, _Chosen] = {}
         self._norms: dict[int, _Norms] = {}
+        self._before: Flight | None = None
 
     def before_optimizer_step(self, step: Step) -> list[Tensor]:
         """Measure or estimate the gradient norms: numbers on the device, none where there is no gradient."""
@@ -69,7 +70,24 @@ class FlightRecorder:
                 for row, norm, part in zip(chosen.rows, scaled, chosen.parts, strict=True):
                     grad_norm[s, column[row]] = norm / factor / part**0.5
         names = tuple(self._table.rows[row].name for row in rows)
-        return Flight(np.array([e.step for e in entries], dtype=np.int64), loss, names, grad_norm)
+        flight = Flight(np.array([e.step for e in entries], dtype=np.int64), loss, names, grad_norm)
+        return flight if self._before is None else _joined(self._before, flight, self._entries.maxlen)
+
+    def restore(self, flight: Flight) -> None:
+        """Go on from the `flight` of a fit that this one resumes."""
+        self._before = flight
+
+
+def _joined(before: Flight, after: Flight, limit: int | None) -> Flight:
+    """The last `limit` steps of both; those of `before` that come again in `after` were not to be."""
+    kept = before.steps < (after.steps[0] if len(after.steps) else np.inf)
+    layers = tuple(dict.fromkeys((*after.layers, *before.layers)))
+    grad_norm = np.full((kept.sum() + len(after.steps), len(layers)), np.nan, dtype=np.float32)
+    grad_norm[: kept.sum(), [layers.index(name) for name in before.layers]] = before.grad_norm[kept]
+    grad_norm[kept.sum() :, [layers.index(name) for name in after.layers]] = after.grad_norm
+    steps, loss = np.append(before.steps[kept], after.steps), np.append(before.loss[kept], after.loss)
+    last = slice(max(0, len(steps) - (limit or 0)), None)
+    return Flight(steps[last], loss[last], layers, grad_norm[last])
 
 
 class _Chosen:

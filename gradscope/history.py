@@ -1,5 +1,7 @@
 """The records of a fit, kept in bounded memory."""
 
+from collections.abc import Sequence
+
 from gradscope.records import Record
 
 LIMIT = 2000
@@ -24,3 +26,11 @@ class History:
             self.records = (
                 self.records[:BEGINNING] + self.records[BEGINNING + (len(self.records) - 1 - BEGINNING) % 2 :: 2]
             )
+
+    def restore(self, records: Sequence[Record], added: int) -> None:
+        """Go on from `records`, the choice that is left of `added` ones."""
+        self.records, self.added = list(records), max(added, len(records))
+
+    def forget_from(self, step: int) -> None:
+        """Let go of what was recorded at `step` or later: training goes on before it."""
+        self.records = [record for record in self.records if record.step < step]

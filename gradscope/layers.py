@@ -187,6 +187,13 @@ class LayerTable:
                 f"functions: {why_no_functions}."
             )
 
+    def may_have(self, layer: Layer) -> bool:
+        """Say whether `layer` is a row, or may become one: of an activation that is called as a function, or again."""
+        name = layer.name.partition("#")[0]
+        caller, _, function = name.rpartition(".")
+        is_call = function.removesuffix("()") == layer.type and caller in self.names.values()
+        return self._watch(name) and (name in self.candidates or is_call)
+
     def newcomers(self, model: nn.Module) -> list[str]:
         """Return the names of layers that `model` has and had not when the table was made."""
         return [name for name, module, _ in _candidates(model) if module not in self.names]

@@ -57,19 +57,34 @@ class Preflight:
         self._facts = _Facts()
         self._setup = Setup()
         self._pending: Transfer | None = None
+        self._before: Setup | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether all is known that a forward tells."""
         return not self._open
 
-    def setup(self) -> Setup:
-        """Return what is known so far: without weights and inputs while their copy is on its way."""
-        if self._pending is not None and self._pending.ready():
+    def setup(self, wait: bool = False) -> Setup:
+        """Return what is known so far: without weights and inputs while their copy is on its way, unless it shall wait.
+
+        Of a fit that goes on from another what that one had known, until all is known but what it began with.
+        """
+        if self._pending is not None and (wait or self._pending.ready()):
             with self._shielded():
                 self._setup = self._facts.setup(self._setup, self._pending.numpy().tolist())
             self._pending = None
-        return self._setup
+        if self._before is None or self._open:
+            return self._before or self._setup
+        return replace(
+            self._setup,
+            selu_weights=self._before.selu_weights,
+            selu_input=self._before.selu_input,
+            saturating_stack=self._before.saturating_stack,
+        )
+
+    def restore(self, setup: Setup) -> None:
+        """Go on from the `setup` of a fit that this one resumes."""
+        self._before = setup
 
     def begin(self, optimizers: Sequence[Optimizer], from_scratch: bool) -> None:
         """Begin a step. Weights tell of their initialisation only where the fit begins `from_scratch`."""

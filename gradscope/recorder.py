@@ -91,6 +91,7 @@ class Recorder:
         self.origin: Origin | None = None
         """The module that first gave out a NaN or an infinity in a step that was watched in full."""
         self._suspect: str | None = None
+        self._remembered: dict[str, dict[str, Tensor]] = {}
         if ranks is not None:
             ranks.attach(self.table, self._probes, self.failures, self._shielded, _device(model))
 
@@ -169,6 +170,7 @@ class Recorder:
     def end(self, step: int) -> None:
         """Detach, and send off the copy of what was measured in `step`."""
         self.detach()
+        self._remind_probes()
         sent = self._share()
         pending = self._tell_probes(lambda probe: probe.finish(len(self.table.rows)))
         with self._shielded("transfer"):
@@ -200,6 +202,23 @@ class Recorder:
         if not self._in_flight or not (wait or self._in_flight[0].transfer.ready()):
             return None
         return self._record(self._in_flight.pop(0))
+
+    def memory(self) -> dict[str, dict[str, Tensor]]:
+        """Return what probes remember from one record to the next, by probe and layer. Waits for the device."""
+        names = [layer.name for layer in self.table.rows]
+        fresh = {
+            probe: {names[row]: units for row, units in self._of_all_ranks(probe, own).items()}
+            for probe, own in self._tell_probes(lambda probe: probe.memory())
+        }
+        return {probe: by_layer for probe in fresh if (by_layer := self._remembered.get(probe, {}) | fresh[probe])}
+
+    def _of_all_ranks(self, probe: str, own: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
+        memory = self._ranks.memory(probe) if self._ranks is not None else None
+        return own if memory is None else memory
+
+    def remember(self, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from the `memory` of another recorder, in the layers that have the same names here."""
+        self._remembered = {probe: dict(by_layer) for probe, by_layer in memory.items()}
 
     def detach(self) -> None:
         """Take every hook off. Harmless where none is on."""
@@ -300,6 +319,18 @@ class Recorder:
         step = self._step(optimizer, overflow=self._scale.overflow(optimizer))
         self._tell_probes(lambda probe: probe.after_optimizer_step(step))
         self._seconds += time.perf_counter() - start
+
+    def _remind_probes(self) -> None:
+        """Hand on what is remembered of layers that have a row by now: a function has one once it was called."""
+        rows = {layer.name: row for row, layer in enumerate(self.table.rows)} if self._remembered else {}
+        for name, by_layer in self._remembered.items():
+            known = {rows[layer]: by_layer.pop(layer) for layer in rows.keys() & by_layer.keys()}
+            if known and name in self._probes:
+                with self._shielded(name):
+                    self._probes[name].remember(known)
+                    if self._ranks is not None:
+                        self._ranks.remember(name, known)
+        self._remembered = {name: by_layer for name, by_layer in self._remembered.items() if by_layer}
 
     def _finish_outputs(self, outputs: OutputWatch) -> Pending:
         names, marks = outputs.finish()

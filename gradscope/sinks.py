@@ -1,13 +1,15 @@
 """Where records go: TensorBoard in full, any other logger as scalars, and verdicts to those that can show them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from gradscope import checksum, stock
 from gradscope.encoding import Encoder
+from gradscope.event_files import is_event_file
 from gradscope.records import Finding, Metric, Record, Run
 
 HEAT_MAPS = ("grad_norm",)
@@ -15,8 +17,30 @@ HEAT_MAPS = ("grad_norm",)
 Say = Callable[[str], None]
 
 
+class Resumption(NamedTuple):
+    """How a fit goes on from a checkpoint."""
+
+    step: int
+    """The first that it takes."""
+    wall_time: float
+    """When, in seconds since 1970: before its first record."""
+    records: Sequence[Record]
+    """Those before it, or a choice of them."""
+    logs: Collection[str]
+    """Where these were written to."""
+
+
 class Sink(Protocol):
     """A place that records go to."""
+
+    log: str
+    """Where it is; empty where that is not known."""
+
+    def resume(self, resumption: Resumption) -> None:
+        """Make what comes the continuation of what came before the resumption, and of nothing later."""
+
+    def flush(self) -> None:
+        """Have what was written so far outlast this process."""
 
     def record(self, record: Record) -> None:
         """Write one record."""
@@ -29,11 +53,33 @@ class TensorBoardSink:
     """Writes events through a logger's own `torch.utils.tensorboard.SummaryWriter`: one for each record."""
 
     def __init__(self, writer: Any, columns: Sequence[Metric], parts: frozenset[str]) -> None:
+        self.log = _absolute(str(writer.log_dir))
         self._writer = writer
         self._columns = columns
         self._parts = parts
         self._encoder = Encoder(columns)
         checksum.speed_up(self._file_writer().event_writer)
+
+    def resume(self, resumption: Resumption) -> None:
+        """Mark it; in a log of its own repeat the records before, without which rules would judge half a training.
+
+        Repeated are tensors alone. TensorBoard's own mark of a restart would hide the user's curves, too, and those
+        may count by something else than steps.
+        """
+        if "tensors" in self._parts:
+            self._write(self._encoder.resumed(), resumption.step, resumption.wall_time)
+            for record in resumption.records if not self._has_what_came_before(resumption) else ():
+                self._write(self._encoder.record(record), record.step, record.wall_time)
+
+    def _has_what_came_before(self, resumption: Resumption) -> bool:
+        """Whether there is an earlier file in the same place: in a container the place may be the same, and empty."""
+        if self.log not in resumption.logs or not Path(self.log).is_dir():
+            return self.log in resumption.logs
+        return sum(is_event_file(path.name) for path in Path(self.log).iterdir()) > 1
+
+    def flush(self) -> None:
+        """Write to the disk: a process that is killed loses what it still holds."""
+        self._file_writer().flush()
 
     def record(self, record: Record) -> None:
         summary = self._encoder.record(record) if "tensors" in self._parts else Summary()
@@ -69,9 +115,16 @@ class ScalarSink:
     def __init__(
         self, log_metrics: Callable[[Mapping[str, float], int], None], columns: Sequence[Metric], parts: frozenset[str]
     ) -> None:
+        self.log = ""
         self._log_metrics = log_metrics
         self._columns = columns
         self._parts = parts
+
+    def resume(self, resumption: Resumption) -> None:
+        """A curve goes on as its logger has it."""
+
+    def flush(self) -> None:
+        """The logger's own affair."""
 
     def record(self, record: Record) -> None:
         if scalars := _scalars(record, self._columns, self._parts):
@@ -86,12 +139,23 @@ class VerdictSink:
 
     def __init__(self, show: Callable[[Run, Sequence[Finding], bool], None]) -> None:
         self._show = show
+        self.log = ""
+
+    def resume(self, resumption: Resumption) -> None:
+        """A verdict is of the whole run anyway."""
+
+    def flush(self) -> None:
+        """It is written at once."""
 
     def record(self, record: Record) -> None:
         """A verdict is more than one record."""
 
     def verdicts(self, run: Run, findings: Sequence[Finding], final: bool) -> None:
         self._show(run, findings, final)
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).absolute())
 
 
 def _scalars(record: Record, columns: Sequence[Metric], parts: frozenset[str]) -> dict[str, float]:
@@ -108,6 +172,11 @@ class Sinks:
         for name, make in sinks:
             with self._telling_failures_of(name):
                 self._sinks.append((name, make()))
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Where the records go, as far as it is known."""
+        return tuple(sink.log for _, sink in self._sinks if sink.log)
 
     def tell(self, what: Callable[[Sink], None]) -> None:
         """Tell each sink."""

@@ -38,7 +38,7 @@ def status_of(run: Run) -> dict[str, object]:
         "ledger": dataclasses.asdict(run.ledger),
         "setup": dataclasses.asdict(run.setup),
         "origin": dataclasses.asdict(run.origin) if run.origin is not None else None,
-        "flights": {code: _flight_as_json(flight) for code, flight in run.flights.items()},
+        "flights": {code: flight_as_json(flight) for code, flight in run.flights.items()},
         "stop": dataclasses.asdict(run.stop) if run.stop is not None else None,
         "rank_outliers": [dataclasses.asdict(outlier) for outlier in run.rank_outliers],
     }
@@ -59,7 +59,7 @@ def fields_of(status: Mapping[str, Any]) -> dict[str, Any]:
             "ledger": Ledger(int(ledger.get("steps", 0)), int(ledger.get("skipped", 0))),
             "setup": _setup(status.get("setup", {})),
             "origin": _origin(origin) if origin is not None else None,
-            "flights": {str(code): _flight(flight) for code, flight in status.get("flights", {}).items()},
+            "flights": {str(code): flight_of(flight) for code, flight in status.get("flights", {}).items()},
             "stop": Stop(int(stop["step"]), str(stop["code"])) if stop is not None else None,
             "rank_outliers": tuple(map(_rank_outlier, status.get("rank_outliers", ()))),
         }
@@ -156,7 +156,8 @@ def _rank_outlier(content: Mapping[str, Any]) -> RankOutlier:
     )
 
 
-def _flight_as_json(flight: Flight) -> dict[str, object]:
+def flight_as_json(flight: Flight) -> dict[str, object]:
+    """Return `flight` as what JSON can hold; numbers may be NaN or infinite."""
     return {
         "steps": flight.steps.tolist(),
         "loss": flight.loss.tolist(),
@@ -165,7 +166,8 @@ def _flight_as_json(flight: Flight) -> dict[str, object]:
     }
 
 
-def _flight(content: Mapping[str, Any]) -> Flight:
+def flight_of(content: Mapping[str, Any]) -> Flight:
+    """Return the flight whose `flight_as_json` is given; any error if it is not."""
     steps, layers = np.array(content["steps"], dtype=np.int64), tuple(map(str, content["layers"]))
     return Flight(
         steps,

@@ -13,11 +13,13 @@ PACKAGE = Path(gradscope.__file__).parent
 HEAVY = {"torch", "pytorch_lightning", "lightning", "rich", "tensorboard", "PIL", "pandas", "pyarrow"}
 MEASURING = (
     "stats layers transfer recorder probes scaling forward functions compiled every_step flight provenance graph "
-    "preflight ranks"
+    "preflight ranks resume"
 )
 ROOMS = {
     "torch": {*MEASURING.split()},
-    "torch pytorch_lightning tensorboard rich": {"callback", "trainers", "monitored", "packages", "attached"},
+    "torch pytorch_lightning tensorboard rich": {
+        *("callback", "trainers", "monitored", "packages", "attached", "resumable")
+    },
     "tensorboard": {"encoding", "events", "stock", "sinks", "scalars", "dashboard"},
     "rich": {"report"},
 }

@@ -94,13 +94,13 @@ class ProvidedRuns:
     def read(self, listed: ListedRun) -> Run:
         """Return all that the server has of a run.
 
-        After a resumption one reader keeps the superseded records and the other does not: the later wall time wins.
+        After a resumption one reader keeps the superseded records and the other does not: `Decoder` leaves them out.
         """
         decoder = listed.decoder()
         # One tag a call: a server's answer is bounded by its bytes.
         data: dict[str, Sequence[Any]] = {}
         for tag, series in decoder.series.items():
-            if series.kind in ("matrix", "globals", "layers", "status"):
+            if series.kind in ("matrix", "globals", "layers", "status", "resumed"):
                 data |= self._read(listed, [tag], _ALL, decoder)
         return _run(listed, decoder, data)
 
@@ -116,7 +116,7 @@ class ProvidedRuns:
             for tag, series in decoder.series.items()
             if series.kind == "globals" or (series.metric is not None and series.metric.name in wanted)
         ]
-        tables = [tag for tag, series in decoder.series.items() if series.kind == "layers"]
+        tables = [tag for tag, series in decoder.series.items() if series.kind in ("layers", "resumed")]
         data = self._read(listed, of_records, _ALL if records is None else records + 1, decoder)
         if records is not None and not _are_aligned(data.values()):
             return self.read_metric(listed, metric, None)

@@ -1,6 +1,6 @@
 """What the activations give out: moments, zeros, saturation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -218,6 +218,12 @@ class _ActivityOfRanks:
             NONFINITE.name: bad,
         }
         return Measured({name: _in_rows(layout, values, layers) for name, values in columns.items()})
+
+    def memory(self) -> Mapping[int, Tensor]:
+        return {}
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        pass
 
 
 def _in_rows(layout: Layout, values: Float64s, layers: int) -> Floats:

@@ -1,6 +1,7 @@
 """Which units of a rectifier still fire: dead, dying and revived told apart."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,22 +77,29 @@ class LivenessProbe(Probe):
         rows, ends = _rectifiers(layout)
         batches = [batch for batch in self._batches if batch]
         device = next((peaks.device for batch in batches for peaks in batch.values()), torch.device("cpu"))
-        ran = torch.zeros(layout.batches, len(rows), dtype=torch.float64, device=device)
+        ran = torch.zeros(layout.batches, len(rows), dtype=torch.float64)
         fired = torch.zeros(layout.batches, ends[-1], dtype=torch.bool, device=device)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches if rows else []):
             b = min(number, layout.batches - 1)  # more than were agreed on: these count as one
-            for i, row in enumerate(rows):
-                if row in batch:
-                    ran[b, i] = 1
-                    fired[b, ends[i] : ends[i + 1]] |= batch[row] > 0
-        return torch.cat((ran.view(-1), pack(fired, layout.ranks).view(-1)))
+            widths = np.diff(ends).tolist()
+            silent = torch.zeros(max(widths), device=device)
+            peaks = [batch.get(row, silent[:width]) for row, width in zip(rows, widths, strict=True)]
+            fired[b] |= torch.cat(peaks) > 0
+            ran[b] += torch.tensor([row in batch for row in rows])
+        return torch.cat((ran.clamp(max=1).view(-1).to(device), pack(fired, layout.ranks).view(-1)))
+
+    def memory(self) -> Mapping[int, Tensor]:
+        return self._units.memory()
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        self._units.remember(memory)
 
     def finish(self, layers: int) -> Pending:
         batches, self._batches = [batch for batch in self._batches if batch], []
         if not batches:
             nothing = _fractions((), np.empty((3, 0)), self._widths, layers)
             return Pending([], lambda copy: nothing)
-        rows, counts = self._units.pass_batches(batches)
+        rows, counts = self._units.pass_batches([_fired(batch) for batch in batches])
         return Pending([counts], lambda copy: _fractions(rows, copy.reshape(3, -1), self._widths, layers))
 
 
@@ -123,17 +131,27 @@ class _LivenessOfRanks:
     def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
         rows, ends = _rectifiers(layout)
         ran, packed = np.split(sums, [layout.batches * len(rows)])
-        fired = torch.from_numpy(unpack(packed.reshape(layout.batches, -1), ends[-1], layout.ranks)).float()
+        fired = torch.from_numpy(unpack(packed.reshape(layout.batches, -1), ends[-1], layout.ranks))
+        widths = np.diff(ends)
         batches = [
-            {row: fired[b, ends[i] : ends[i + 1]] for i, row in enumerate(rows) if seen[i]}
+            _Batch(
+                tuple(row for row, saw in zip(rows, seen, strict=True) if saw),
+                widths[seen > 0].tolist(),
+                fired[b] if seen.all() else fired[b][torch.from_numpy(np.repeat(seen > 0, widths))],
+            )
             for b, seen in enumerate(ran.reshape(layout.batches, -1))
+            if seen.any()
         ]
-        batches = [batch for batch in batches if batch]
-        widths = dict(zip(layout.rows.tolist(), layout.widths.tolist(), strict=True))
         if not batches:
-            return _fractions((), np.empty((3, 0)), widths, layers)
+            return _fractions((), np.empty((3, 0)), {}, layers)
         silent, counts = self._units.pass_batches(batches)
-        return _fractions(silent, counts.numpy(), widths, layers)
+        return _fractions(silent, counts.numpy(), dict(zip(rows, widths, strict=True)), layers)
+
+    def memory(self) -> Mapping[int, Tensor]:
+        return self._units.memory()
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        self._units.remember(memory)
 
 
 def _peaks(output: Tensor, dimension: int) -> Tensor:
@@ -150,6 +168,18 @@ def _peaks(output: Tensor, dimension: int) -> Tensor:
     return stats.unit_peaks(output, dimension)
 
 
+class _Batch(NamedTuple):
+    """The rows that ran in a batch, how many units each has, and which units fired, side by side: bool[units]."""
+
+    rows: tuple[int, ...]
+    widths: list[int]
+    fired: Tensor
+
+
+def _fired(peaks: Mapping[int, Tensor]) -> _Batch:
+    return _Batch(tuple(peaks), [len(units) for units in peaks.values()], torch.cat(list(peaks.values())) > 0)
+
+
 class _Units:
     """For how many batches each unit has been silent: state on the device, the rows of the last batch side by side.
 
@@ -159,33 +189,54 @@ class _Units:
 
     def __init__(self, window: int) -> None:
         self._window = window
+        self._before: dict[int, Tensor] = {}
+        """Of a fit that this one goes on from, the rows that have not been seen yet."""
         self._others: dict[int, Tensor] = {}
         self._rows: tuple[int, ...] = ()
         self._widths: list[int] = []
         self._silent = torch.zeros(0, dtype=torch.float32, device="cpu")
         self._ends = torch.zeros(0, dtype=torch.int64, device="cpu")
 
-    def pass_batches(self, batches: Sequence[dict[int, Tensor]]) -> tuple[tuple[int, ...], Tensor]:
-        """Let the batches of a step pass, row → peaks; none of them is empty.
+    def pass_batches(self, batches: Sequence[_Batch]) -> tuple[tuple[int, ...], Tensor]:
+        """Let the batches of a step pass, none of which is empty.
 
         Returns the rows that are in any of them, and the dead, dying and revived units up to the end of each:
         int32[3, rows].
         """
-        revived = [(tuple(batch), self._pass(batch)) for batch in batches]
-        rows = tuple(dict.fromkeys(row for batch in batches for row in batch))
-        widths = {row: len(peaks) for batch in batches for row, peaks in batch.items()}
-        return rows, self._running_counts(rows, _any(rows, revived, widths))
+        revived = [self._pass(batch) for batch in batches]
+        rows = tuple(dict.fromkeys(row for batch in batches for row in batch.rows))
+        return rows, self._running_counts(rows, _any(rows, batches, revived))
 
-    def _pass(self, batch: dict[int, Tensor]) -> Tensor:
+    def _pass(self, batch: _Batch) -> Tensor:
         """Let a batch pass. Returns which units of its rows it revived: bool[units]."""
-        for row, peaks in batch.items():
-            if row not in self._rows and row not in self._others:
-                self._others[row] = torch.full_like(peaks, NEVER)
-        self._select(tuple(batch))
-        fired = torch.cat(list(batch.values())) > 0
-        revived = fired & (self._silent >= self._window) & self._silent.isfinite()
-        self._silent = torch.where(fired, 0.0, self._silent + 1)
+        if batch.rows != self._rows:
+            for row, width in zip(batch.rows, batch.widths, strict=True):
+                self._enter(row, width, batch.fired.device)
+        self._select(batch.rows)
+        revived = batch.fired & (self._silent >= self._window) & self._silent.isfinite()
+        self._silent = torch.where(batch.fired, 0.0, self._silent + 1)
         return revived
+
+    def _enter(self, row: int, width: int, device: torch.device) -> None:
+        if row in self._rows or row in self._others:
+            return
+        before = self._before.pop(row, None)
+        if before is None or len(before) != width:
+            before = torch.full((width,), NEVER)
+        self._others[row] = before.to(device)
+
+    def memory(self) -> dict[int, Tensor]:
+        """Return for how many batches each unit has been silent, by row: float32[units] on the CPU, a copy."""
+        last = dict(zip(self._rows, torch.split(self._silent, self._widths), strict=True))
+        return {row: t.to("cpu", copy=True) for row, t in {**self._before, **self._others, **last}.items()}
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        """Go on from there in the rows of `memory`, where they turn out to have as many units."""
+        self._others.update(zip(self._rows, torch.split(self._silent, self._widths), strict=True))
+        self._rows, self._widths, self._silent = (), [], self._silent[:0]
+        for row, units in memory.items():
+            self._others.pop(row, None)
+            self._before[row] = units
 
     def _running_counts(self, rows: tuple[int, ...], revived: Tensor) -> Tensor:
         self._select(rows)
@@ -204,13 +255,13 @@ class _Units:
         self._ends = torch.tensor(np.cumsum(self._widths), device=self._silent.device) - 1
 
 
-def _any(rows: tuple[int, ...], masks: list[tuple[tuple[int, ...], Tensor]], widths: Mapping[int, int]) -> Tensor:
-    """Which units of `rows` are set in any of `masks`, each of which is over rows of its own: bool[units]."""
-    if all(own == rows for own, _ in masks):
-        return torch.stack([mask for _, mask in masks]).any(dim=0) if len(masks) > 1 else masks[0][1]
+def _any(rows: tuple[int, ...], batches: Sequence[_Batch], masks: Sequence[Tensor]) -> Tensor:
+    """Which units of `rows` are set in any of `masks`, each of which is over the rows of its batch: bool[units]."""
+    if all(batch.rows == rows for batch in batches):
+        return torch.stack([*masks]).any(dim=0) if len(masks) > 1 else masks[0]
     by_row: dict[int, Tensor] = {}
-    for own, mask in masks:
-        for row, part in zip(own, torch.split(mask, [widths[row] for row in own]), strict=True):
+    for batch, mask in zip(batches, masks, strict=True):
+        for row, part in zip(batch.rows, torch.split(mask, batch.widths), strict=True):
             by_row[row] = by_row[row] | part if row in by_row else part
     return torch.cat([by_row[row] for row in rows])
 

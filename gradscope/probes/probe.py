@@ -71,6 +71,12 @@ class Merging(Protocol):
     def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
         """Return what `sums`, float64[size], of a record tell of a model of `layers` rows; called once a record."""
 
+    def memory(self) -> Mapping[int, Tensor]:
+        """As `Probe.memory`, of all ranks."""
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        """As `Probe.remember`."""
+
 
 class Probe:
     """Measures something about the layers of a model at each recorded step; a step may hold several micro-batches.
@@ -117,6 +123,13 @@ class Probe:
     def share(self, layout: Layout) -> Tensor:
         """Return what this rank adds to the sums, right before `finish`: float64[size] on the device."""
         raise NotImplementedError
+
+    def memory(self) -> Mapping[int, Tensor]:
+        """Return what is remembered from one record to the next, by row: float32[units] on the CPU, a copy."""
+        return {}
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        """Go on from the `memory` of an earlier fit, in rows of this model."""
 
     def finish(self, layers: int) -> Pending:
         """End the step of a model of `layers` rows, and be ready for the next."""

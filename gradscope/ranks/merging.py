@@ -162,6 +162,16 @@ class RankMerge:
         self._outliers.see(step, layers, _metrics(own), _metrics(others))
         return loss | everyone
 
+    def memory(self, probe: str) -> Mapping[int, Tensor] | None:
+        """Return what is remembered on all ranks together in place of what `probe` remembers on this one, if it is."""
+        return self._everyone[probe].memory() if probe in self._everyone and not self.ended else None
+
+    def remember(self, probe: str, memory: Mapping[int, Tensor]) -> None:
+        """Go on from the `memory` of an earlier fit."""
+        for mergings in (self._everyone, self._others):
+            if probe in mergings:
+                mergings[probe].remember(memory)
+
     def settle(self) -> None:
         """Tell each other the last news: on every rank at the end of a fit, after the last record."""
         if self._group is not None:
