@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from gradscope.records import Finding, Severity, Stop
 from gradscope.wording import counted, one_line
+
+T = TypeVar("T")
 
 
 class Action(IntEnum):
@@ -48,12 +50,12 @@ class Ending(NamedTuple):
 
 
 class Ranks(Protocol):
-    """What Lightning's strategies offer to ranks that have to agree."""
+    """What ranks that have to agree need of each other; Lightning's strategies offer it."""
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002
         """Return on every rank whether `decision` is true on all, or on any, of them."""
 
-    def broadcast(self, obj: Ending | None, src: int = 0) -> Ending | None:
+    def broadcast(self, obj: T, src: int = 0) -> T:
         """Return on every rank what rank `src` gave."""
 
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
-from gradscope.actions import Action, Actions, Ending, GradScopeError
+from gradscope.actions import Action, Actions, Ending, GradScopeError, Ranks
 from gradscope.cadence import Cadence, StepClock
 from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.forward import FUNCTIONS
@@ -165,6 +166,7 @@ class GradScope(Resumable):
         self._preflight: Preflight | None = None
         self._setup = Setup()
         self._ranks: RankMerge | None = None
+        self._voices: Ranks | None = None
         self._facts = Facts()
         self._cadence = Cadence(self._interval, self.budget)
         self._clock = StepClock(self._cadence)
@@ -245,7 +247,7 @@ class GradScope(Resumable):
         if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]
             self._switch_off(SECOND)
             return
-        self._join_ranks(trainer)
+        self._join_ranks(trainer, pl_module.device)
         self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale, self._ranks)
@@ -364,7 +366,7 @@ class GradScope(Resumable):
         self._settle(trainer)
         self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
         self._show(trainer, looked_at=True)
-        ending = self._actions.agreed(trainer.strategy if trainer.world_size > 1 else None)
+        ending = self._actions.agreed(self._voices)
         if ending is not None and ending.action is Action.RAISE:
             self._end_fit(trainer, ending)
 
@@ -375,6 +377,7 @@ class GradScope(Resumable):
             self._finish(trainer)
         finally:
             self._trainer = None
+            self._part()
 
     @_shielded
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -383,9 +386,7 @@ class GradScope(Resumable):
         self._detach()
         if self._recorder is not None:  # no `on_train_end` came: a fit of no epochs
             self._release(self._recorder)
-        if self._ranks is not None:
-            self._ranks.leave()
-            self._ranks = None
+        self._part()
         for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
             self.__dict__.pop(method_of_the_model, None)
 
@@ -408,28 +409,37 @@ class GradScope(Resumable):
             self._monitored.fail()
         try:
             now = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
-            self._monitored.show(trainer, looked_at or now)
+            self._monitored.show(trainer, looked_at or now, self._voices)
         except Exception as error:
             if "callback_metrics" not in self._unseen:
                 self._unseen["callback_metrics"] = f"not kept up to date after {type(error).__name__}: {error}"
                 say(f"callback_metrics are {self._unseen['callback_metrics']}. Everything else goes on.")
 
-    def _join_ranks(self, trainer: pl.Trainer) -> None:
+    def _join_ranks(self, trainer: pl.Trainer, device: torch.device) -> None:
         """Come together with the other ranks. Where that fails, each goes on by itself."""
         if trainer.world_size == 1:
             return
-        why = "are not known to torch.distributed"
         try:
-            group = Group.joined()
-            self._ranks = RankMerge(group) if group is not None else None
+            group = Group.joined(device)
         except Exception as error:
-            why = f"could not be reached after {type(error).__name__}: {error}"
-        if self._ranks is None:
-            self._leave_ranks(why)
+            self._leave_ranks(f"could not be reached after {type(error).__name__}: {error}")
+            return
+        if group is None:
+            self._voices = trainer.strategy
+            self._leave_ranks("are not known to torch.distributed")
+        else:
+            self._ranks, self._voices = RankMerge(group), group
+
+    def _part(self) -> None:
+        if self._ranks is not None:
+            self._ranks.leave()
+        self._ranks = self._voices = None
 
     def _leave_ranks(self, why: str) -> None:
         self._unseen["other ranks"] = f"{why}: activations are those of rank zero"
         say(f"other ranks {self._unseen['other ranks']}. Everything else goes on.")
+        if self._voices is None and self._actions.may_end_the_fit:
+            self._unseen["on_finding"] = "ends no fit of several ranks, as these cannot agree on it"
 
     def _tell_ranks(self, ranks: RankMerge) -> None:
         """Have ready what the other ranks are to know."""
@@ -462,6 +472,7 @@ class GradScope(Resumable):
         if self._ranks is not None:
             self._facts = self._ranks.all
             if self._ranks.ended and "other ranks" not in self._unseen:
+                self._voices = None if self._ranks.is_lost else self._voices
                 self._leave_ranks(self._ranks.ended)
 
     def _review(self, trainer: pl.Trainer) -> None:
@@ -469,13 +480,13 @@ class GradScope(Resumable):
         if self._cadence.wants_review(logged_step(trainer)):
             interval = self._cadence.affordable_interval()
             # All take what rank zero says, so that all record the same steps.
-            self._cadence.interval = trainer.strategy.broadcast(interval) if trainer.world_size > 1 else interval
+            self._cadence.interval = self._voices.broadcast(interval) if self._voices is not None else interval
 
     def _agree(self, trainer: pl.Trainer) -> None:
         """Let several ranks end the fit together, right after a step that each of them knows to be recorded."""
         step = logged_step(trainer)
-        if trainer.world_size > 1 and self._actions.wants_agreement(step) and self._cadence.due(step - 1):
-            self._end_fit(trainer, self._actions.agreed(trainer.strategy))
+        if self._voices is not None and self._actions.wants_agreement(step) and self._cadence.due(step - 1):
+            self._end_fit(trainer, self._actions.agreed(self._voices))
 
     def _end_fit(self, trainer: pl.Trainer, ending: Ending | None) -> None:
         if ending is None:

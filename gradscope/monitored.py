@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradscope import stock
+from gradscope.actions import Ranks
 from gradscope.records import SKIPPED, TOTAL_NORM, Finding, Metric, Record, Severity
 
 if TYPE_CHECKING:
@@ -61,16 +62,16 @@ class Monitored:
             self._first_step = step
         return last or step == self._first_step
 
-    def show(self, trainer: pl.Trainer, looked_at: bool) -> None:
-        """Put the numbers where others look: at once, but on several ranks only where they are `looked_at`.
+    def show(self, trainer: pl.Trainer, looked_at: bool, ranks: Ranks | None = None) -> None:
+        """Put the numbers where others look: at once, but of several `ranks` only where they are `looked_at`.
 
         Those have to be the same on all ranks, which therefore take what rank zero has: each of them has to ask.
         """
         values = self._values
-        if trainer.world_size > 1:
+        if ranks is not None:
             if not looked_at:
                 return
-            values = trainer.strategy.broadcast(values)
+            values = ranks.broadcast(values)
         elif not self._news:
             return
         self._news = False

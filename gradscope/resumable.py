@@ -29,12 +29,11 @@ class Resumable(Callback):
         return self._state_key
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the key: the same for whoever added GradScope, and of several in a Trainer each its own."""
+        """Take the key: the same for whoever added GradScope. Of several in a Trainer it is the first that records."""
         self._loaded = None  # what came for a test is not for the fit after it
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        scopes = [callback for callback in callbacks if isinstance(callback, Resumable)]
-        number = 1 + next((i for i, scope in enumerate(scopes) if scope is self), 0)
-        self._state_key = "GradScope" if number == 1 else f"GradScope {number}"
+        if next((callback for callback in callbacks if isinstance(callback, Resumable)), self) is self:
+            self._state_key = "GradScope"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` goes on from: plain data and tensors, empty before the first record.

@@ -5,6 +5,7 @@ from __future__ import annotations  # a build of torch may come without process 
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -22,20 +23,20 @@ class Group:
     other way round: whatever goes wrong between the ranks, no gradient is touched.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group = group
+    def __init__(self, group: dist.ProcessGroup, device: torch.device | None = None) -> None:
+        self._group, self._device = group, device or torch.device("cpu")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     @classmethod
-    def joined(cls) -> Group | None:
-        """Return the group of all ranks: None for a process that trains alone.
+    def joined(cls, device: torch.device | None = None) -> Group | None:
+        """Return the group of all ranks, of models on `device`: None for a process that trains alone.
 
         Raises:
             RuntimeError: not all of them came within `TIMEOUT`.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return None
-        return cls(dist.new_group(timeout=TIMEOUT))  # type: ignore[arg-type]  # this rank is in it
+        return cls(dist.new_group(timeout=TIMEOUT), device)  # type: ignore[arg-type]  # this rank is in it
 
     def sum(self, numbers: Tensor) -> Tensor:
         """Return the sum of `numbers` over all ranks, of the same shape: on an accelerator without waiting for it."""
@@ -49,11 +50,16 @@ class Group:
         dist.all_gather_object(things, thing, group=self._group)
         return things
 
-    def broadcast(self, thing: T, rank: int) -> T:
-        """Return what `rank` gave."""
-        things = [thing]
-        dist.broadcast_object_list(things, rank, group=self._group)
+    def broadcast(self, obj: T, src: int = 0) -> T:
+        """Return what rank `src` gave. Waits for it."""
+        things = [obj]
+        dist.broadcast_object_list(things, src, group=self._group)
         return things[0]
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002, as strategies call it
+        """Return whether `decision` is true on all ranks, or on any. Waits for all of them."""
+        number = float(self.sum(torch.tensor([float(decision)], device=self._device)))
+        return number == self.size if all else number > 0
 
     def leave(self) -> None:
         """Close the connections."""

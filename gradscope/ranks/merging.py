@@ -89,7 +89,9 @@ class RankMerge:
         self.all = Facts()
         """What all of them know."""
         self.ended = ""
-        """Why ranks are not asked any more."""
+        """Why nothing is merged any more."""
+        self.is_lost = False
+        """Whether another rank did not answer: none is asked any more, in no matter."""
         self.layout: Layout | None = None
         self._group: Group | None = group
         self._table: LayerTable | None = None
@@ -125,10 +127,12 @@ class RankMerge:
         `Layout`. Where it fails, or another rank does not answer, it is over.
         """
         self._owed_since = None
+        if self.ended:
+            return None
         try:
             return self._sent(losses, batches, parameters)
         except Exception as error:
-            self.end(f"not asked any more after {type(error).__name__}: {error}")
+            self._lose(f"not asked any more after {type(error).__name__}: {error}")
             return None
 
     def owe(self, steps: int) -> None:
@@ -141,7 +145,7 @@ class RankMerge:
             return
         self.off = self.off or why
         sent = self.send([], 1)
-        if sent is not None and self._group is not None:
+        if sent is not None and not self.ended:
             self._wanted = bool(sent.numbers[1, 0] > 0)
 
     def resolve(
@@ -174,15 +178,14 @@ class RankMerge:
 
     def settle(self) -> None:
         """Tell each other the last news: on every rank at the end of a fit, after the last record."""
-        if self._group is not None:
+        if not self.ended:
             try:
                 self._agree(Inventory(), at_last=True)
             except Exception as error:
-                self.end(f"did not answer at the end: {type(error).__name__}: {error}")
+                self._lose(f"did not answer at the end: {type(error).__name__}: {error}")
 
-    def end(self, why: str) -> None:
-        """Ask the other ranks nothing any more: `why`."""
-        self.ended = self.ended or why
+    def _lose(self, why: str) -> None:
+        self.ended, self.is_lost = why, True
         self.leave()
 
     def leave(self) -> None:
@@ -193,9 +196,9 @@ class RankMerge:
                 group.leave()
 
     def _sent(self, losses: Sequence[Tensor], batches: int, parameters: tuple[int, ...]) -> "Sent | None":
-        if self._wanted and self._group is not None:
+        if self._wanted:
             self._agree(self._inventory(batches, parameters))
-        if self._group is None or self.layout is None:
+        if self.ended or self._group is None or self.layout is None:
             return None
         sent = self._summed(self._group, self.layout, losses, self._news(batches, parameters))
         self._wanted = self._device.type == "cpu" and bool(sent.numbers[1, 0] > 0)
@@ -260,7 +263,7 @@ class RankMerge:
         words = self._group.gather(self._word(inventory, at_last))
         gone = [f"rank {rank} {word.off}" for rank, word in enumerate(words) if word.off]
         if gone:
-            self.end(f"not asked any more, because GradScope on {gone[0]}")
+            self.ended = f"not merged any more, because GradScope on {gone[0]}"
             return
         for rank, word in enumerate(words):
             for slot, why in word.failures.items():
