@@ -35,6 +35,7 @@ from gradscope.records import (
     Record,
 )
 from gradscope.scaling import LossScale
+from gradscope.sharding import DEEPSPEED, FLAT, SUMMAND, is_flat, is_hidden, is_partial, local, parts_of
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
 
@@ -60,9 +61,11 @@ class Recorder:
         exact: bool = False,
         scale: LossScale | None = None,
         ranks: RankMerge | None = None,
+        wrapped: nn.Module | None = None,
     ) -> None:
+        """Prepare for `model`; `wrapped` is what a strategy has made of it, where that is another module around it."""
         self.table = LayerTable(model, watch)
-        self._model = model
+        self._model, self._root = model, wrapped or model
         self.columns = _columns(probes := [probe(thresholds, exact) for probe in PROBES])
         self.failures: dict[str, str] = {}
         """What switched itself off, a probe or a probe at one layer, and the error that made it."""
@@ -92,6 +95,7 @@ class Recorder:
         """The module that first gave out a NaN or an infinity in a step that was watched in full."""
         self._suspect: str | None = None
         self._remembered: dict[str, dict[str, Tensor]] = {}
+        self._unmeasured: dict[str, str] = {}
         if ranks is not None:
             ranks.attach(self.table, self._probes, self.failures, self._shielded, _device(model))
 
@@ -251,14 +255,20 @@ class Recorder:
             "activation functions": len(self.table.functions),
         }
         new = dict.fromkeys(self.table.newcomers(self._model), "came into the model after the fit began")
-        unseen = {**never, **idle, **new, **self.forward.unseen(), **self.failures}
+        unseen = {**never, **idle, **new, **self.forward.unseen(), **self._partly_unmeasured(), **self.failures}
         return Coverage(unseen, measured)
+
+    def _partly_unmeasured(self) -> dict[str, str]:
+        rows = {row: why for probe in self._probes.values() for row, why in probe.unmeasured.items()}
+        return {self.table.rows[row].name: why for row, why in rows.items()} | self._unmeasured
 
     def _rows_in_no_optimizer(self) -> set[int]:
         owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
         present = set(self._model.modules())
         modules = [module for module in self.table.modules if module in present]
         parameters = [p for module in modules for p in module.parameters(recurse=False)]
+        if self._unmeasured:  # the optimizer holds others in their place
+            return set()
         return {self.table.row_of_parameter(p) for p in parameters if owned and p.requires_grad and id(p) not in owned}
 
     # What follows runs inside hooks and copies.
@@ -285,9 +295,12 @@ class Recorder:
             reason = f"not measured: an activation must give out a real floating tensor, got {what}"
             self.failures[self.table.rows[row].name] = reason
             return
+        if is_partial(output):
+            self.failures[self.table.rows[row].name] = f"not measured: {SUMMAND}"
+            return
+        output = local(output).detach()
         if not output.numel():
             return
-        output = output.detach()
         if self.forward.learning:
             self._producers[row] = self._producer
         elif row not in self._producers:
@@ -360,11 +373,19 @@ class Recorder:
         identities = [id(p) for p in parameters]
         known, owned = self._parameters.get(number, ([], None))
         if owned is None or known != identities:
-            self.table.find_parameters()
-            rows = np.array([self.table.row_of_parameter(p) for p in parameters], dtype=np.int64)
-            owned = Parameters(tuple(parameters), rows)
+            owned = self._parameters_of(optimizer, parameters)
             self._parameters[number] = identities, owned
         return Step(number, owned, self._scale.tensor(), scaled, overflow, self._untouched)
+
+    def _parameters_of(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> Parameters:
+        self.table.find_parameters()
+        if is_hidden(optimizer, parameters):
+            self._unmeasured["gradients and weights"] = DEEPSPEED
+            parameters = []
+        if any(map(is_flat, parameters)):
+            self._unmeasured["parameters"] = FLAT
+        rows = np.array([self.table.row_of_parameter(p) for p in parameters], dtype=np.int64)
+        return Parameters(tuple(parameters), rows, parts_of(parameters, self._root))
 
     def _tell_probes(self, tell: Callable[[Probe], T]) -> list[tuple[str, T]]:
         answers = []

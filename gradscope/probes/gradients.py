@@ -1,6 +1,6 @@
 """The ledger of a step: gradient norms before clipping and as the optimizer saw them, and whether it stepped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from gradscope.records import (
     Metric,
     NonFinite,
 )
+from gradscope.sharding import PARTIAL
 from gradscope.thresholds import Thresholds
 
 GRAD_NORM = Metric("grad_norm", "gradient norm", "L2 norm")
@@ -35,13 +36,13 @@ trainable, which tells what is cut off from what was frozen on purpose."""
 class _Norms(NamedTuple):
     """L2 norms on the device and the rows they belong to; `trainable` are the rows of all trainable parameters.
 
-    `versions` tells whether the gradients have changed since.
+    `versions` tells whether the gradients have changed since: None where that is not known.
     """
 
     rows: npt.NDArray[np.int64]
     norms: Tensor
     trainable: npt.NDArray[np.int64]
-    versions: list[tuple[int, int]]
+    versions: list[tuple[int, int]] | None
 
 
 class _Ledger(NamedTuple):
@@ -71,6 +72,11 @@ class GradientProbe(Probe):
         self._ledgers: dict[int, _Ledger] = {}
         self._backward: dict[int, _Norms] = {}
         self._loss_scale: list[Tensor] = []
+        self._unmeasured: dict[int, str] = {}
+
+    @property
+    def unmeasured(self) -> Mapping[int, str]:
+        return self._unmeasured
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -82,10 +88,13 @@ class GradientProbe(Probe):
     def before_optimizer_step(self, step: Step) -> None:
         self._loss_scale = [] if step.loss_scale is None else [step.loss_scale]
         self._ledgers[step.optimizer] = _Ledger(self._backward.pop(step.optimizer, None), _measure(step))
+        unsummed = step.parameters.rows[step.parameters.unsummed()]
+        self._unmeasured.update((int(row), PARTIAL) for row in unsummed if row >= 0)
 
     def after_optimizer_step(self, step: Step) -> None:
         ledger = self._ledgers.get(step.optimizer, _Ledger())
-        same = step.untouched and ledger.before and ledger.before.versions == _versions(step.parameters)
+        versions = _versions(step.parameters)
+        same = step.untouched and ledger.before and versions is not None and ledger.before.versions == versions
         after = ledger.before if same else _measure(step)
         self._ledgers[step.optimizer] = ledger._replace(after=after, overflow=step.overflow)
 
@@ -162,16 +171,19 @@ class _Gradients:
 
 def _measure(step: Step) -> _Norms:
     tensors, rows = step.parameters.tensors, step.parameters.rows
-    gradients = [(i, g) for i, p in enumerate(tensors) if (g := p.grad) is not None]
+    gradients, unsummed = step.parameters.gradients(), step.parameters.unsummed()
     norms = stats.l2_norms([g for _, g in gradients])
     if step.scaled and step.loss_scale is not None:
         norms = norms / step.loss_scale
-    trainable = rows[[i for i, p in enumerate(tensors) if p.requires_grad]]
+    trainable = rows[[i for i, p in enumerate(tensors) if p.requires_grad and i not in unsummed]]
     present = [i for i, _ in gradients]
-    return _Norms(rows[present], norms, trainable, [(id(g), g._version) for _, g in gradients])
+    return _Norms(rows[present], norms, trainable, _versions(step.parameters))
 
 
-def _versions(parameters: Parameters) -> list[tuple[int, int]]:
+def _versions(parameters: Parameters) -> list[tuple[int, int]] | None:
+    """What tells whether gradients have changed: None where nothing does, for DTensors do not count their changes."""
+    if parameters.parts is not None:
+        return None
     return [(id(g), g._version) for p in parameters.tensors if (g := p.grad) is not None]
 
 

@@ -29,25 +29,30 @@ SAMPLE = 1024
 class _Samples:
     """Evenly spread elements of the trainable parameters that are watched, those of a length side by side.
 
-    `rows` and `scale`, int64[n] and float64[n], are the layer of each sample and how many elements stand behind one of
-    its elements, in the order of `norms`.
+    `numbers`, `rows` and `scale`, int64[n] twice and float64[n], are the parameter and the layer of each sample, and
+    how many elements stand behind one of its elements, in the order of `norms`. Of sharded parameters they are those of
+    the part that is here.
     """
 
     def __init__(self, parameters: Parameters, trainable: list[bool], size: int | None) -> None:
-        chosen = [i for i, row in enumerate(parameters.rows) if row >= 0 and trainable[i]]
-        self.tensors = [parameters.tensors[i] for i in chosen]
-        rows = parameters.rows[chosen]
-        self._parameters, self._trainable, self._places = parameters, trainable, _places(self.tensors)
-        views = [stats.sample(t, size or max(t.numel(), 1)) for t in self.tensors]
+        watched = [i for i, row in enumerate(parameters.rows) if row >= 0 and trainable[i]]
+        self._chosen = [i for i in watched if parameters.here(i).numel()]  # there are ranks without a part of it
+        tensors = self._tensors(parameters)
+        self._parameters, self._trainable, self._places = parameters, trainable, _places(tensors)
+        views = [stats.sample(t, size or t.numel()) for t in tensors]
         # A tensor that is not dense is sampled by copying: that sample does not follow it.
-        self._follows = all(_storage(v) == _storage(t) for v, t in zip(views, self.tensors, strict=True))
+        self._follows = all(_storage(v) == _storage(t) for v, t in zip(views, tensors, strict=True))
         alike: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = {}
         for i, view in enumerate(views):
             alike.setdefault((view.shape, view.dtype, view.device), []).append(i)
         order = [i for group in alike.values() for i in group]
         self._groups = [[views[i] for i in group] for group in alike.values()]
-        self.rows = rows[order]
-        self.scale = np.array([self.tensors[i].numel() / max(views[i].numel(), 1) for i in order])
+        self.numbers = np.array(self._chosen, dtype=np.int64)[order]
+        self.rows = parameters.rows[self.numbers]
+        self.scale = np.array([tensors[i].numel() / views[i].numel() for i in order])
+
+    def _tensors(self, parameters: Parameters) -> list[Tensor]:
+        return [parameters.here(i) for i in self._chosen]
 
     def fits(self, parameters: Parameters, trainable: list[bool]) -> bool:
         """Say whether these are still samples of those of `parameters` that are `trainable`."""
@@ -55,7 +60,7 @@ class _Samples:
             self._follows
             and self._parameters is parameters
             and self._trainable == trainable
-            and self._places == _places(self.tensors)
+            and self._places == _places(self._tensors(parameters))
         )
 
     def copies(self) -> list[Tensor]:
