@@ -18,6 +18,7 @@ from gradscope.activations import Activation
 from gradscope.forward import ForwardWatch
 from gradscope.layers import LayerTable, activation_of
 from gradscope.probes import PROBES, Probe
+from gradscope.probes.liveness import unit_dimension
 from gradscope.probes.probe import Measured, Parameters, Pending, Step
 from gradscope.provenance import OutputWatch
 from gradscope.ranks.layout import Layout
@@ -35,7 +36,7 @@ from gradscope.records import (
     Record,
 )
 from gradscope.scaling import LossScale
-from gradscope.sharding import DEEPSPEED, FLAT, SUMMAND, is_flat, is_hidden, is_partial, local, parts_of
+from gradscope.sharding import DEEPSPEED, FLAT, SUMMAND, is_flat, is_hidden, is_partial, local, parts_of, unit_slice
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
 
@@ -193,7 +194,13 @@ class Recorder:
             return None
         while (record := self._next(wait=True)) is not None:
             self._arrived.append(record)
-        return self._ranks.send(self._losses, self._micro_batches)
+        return self._ranks.send(self._losses, self._micro_batches, self._sharded())
+
+    def _sharded(self) -> tuple[int, ...]:
+        """How many parameters each optimizer has, where any of them is not all here: else nothing."""
+        known = [self._parameters.get(number) for number in range(len(self._optimizers))]
+        sizes = [(len(of[1].tensors), of[1].spread) if of is not None else (0, False) for of in known]
+        return tuple(size for size, _ in sizes) if any(spread for _, spread in sizes) else ()
 
     def poll(self, wait: bool = False) -> Record | None:
         """Return the oldest record that has not been returned yet: None where none has arrived.
@@ -308,6 +315,7 @@ class Recorder:
             if output.dim() > 2:
                 return  # and which of its dimensions counts units is not known: it is measured from the next record on
         producer = self._producers.get(row)
+        self._compare(row, output, producer)
         for probe_name, probe in self._observers:
             if self.failures and (probe_name in self.failures or self._slot(probe_name, row) in self.failures):
                 continue
@@ -315,6 +323,12 @@ class Recorder:
                 probe.observe(row, activation, output, producer)
             except Exception as error:
                 self._failed(self._slot(probe_name, row), error)
+
+    def _compare(self, row: int, output: Tensor, producer: nn.Module | None) -> None:
+        """Have the ranks compare an activation with each other where all of them see the same units of it."""
+        if self._ranks is not None and row not in self._ranks.comparable:
+            units = output.shape[unit_dimension(output, producer)] if output.dim() else 1
+            self._ranks.comparable[row] = unit_slice(producer, units) == (0, units)
 
     def _slot(self, probe_name: str, row: int) -> str:
         return f"{probe_name} at {self.table.rows[row].name}"

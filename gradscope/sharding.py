@@ -39,9 +39,10 @@ class Parts(NamedTuple):
     """The parameters of an optimizer as far as they are cut up: float64[n] and int64[n].
 
     The squared norms of the parts here, summed over all ranks and multiplied by `shares`, are those of the whole:
-    a part that several ranks hold counts once. `elements` are those of the whole.
+    a part that several ranks hold counts once. `elements` are those of the whole, `ranks` how many ranks there are.
     """
 
+    ranks: int
     shares: npt.NDArray[np.float64]
     elements: npt.NDArray[np.int64]
 
@@ -105,7 +106,7 @@ def parts_of(parameters: Sequence[Tensor], root: nn.Module) -> Parts | None:
         return None
     shards = [s or Shards(1, p.numel()) for s, p in zip(known, parameters, strict=True)]
     numbers = np.array([s.number for s in shards], dtype=np.float64)
-    return Parts(numbers / world_size(), np.array([s.elements for s in shards], dtype=np.int64))
+    return Parts(ranks := world_size(), numbers / ranks, np.array([s.elements for s in shards], dtype=np.int64))
 
 
 def world_size() -> int:
@@ -114,8 +115,8 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def unit_shard(producer: nn.Module | None, units: int) -> tuple[int, int]:
-    """Return which slice of the units of `producer` this rank sees, and of how many: (0, 1) where it sees them all.
+def unit_slice(producer: nn.Module | None, units: int) -> tuple[int, int]:
+    """Return where the units that this rank sees of `producer` begin, and how many all ranks see together.
 
     `units` are those of what it gave out here. They tell a layer that tensor parallelism has cut from one that FSDP
     has: the weight of either lies in shards along its first dimension, but FSDP gathers it for the forward. Where both
@@ -123,12 +124,12 @@ def unit_shard(producer: nn.Module | None, units: int) -> tuple[int, int]:
     """
     weight: Any = getattr(producer, "weight", None)
     if not is_distributed(weight) or not _is_cut_along_units(weight.placements[-1]):
-        return 0, 1
+        return 0, units
     mesh = weight.device_mesh
-    index, number = mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
-    longest = -(-weight.shape[0] // number)
-    here = min(longest, max(weight.shape[0] - index * longest, 0))
-    return (index, number) if units == here < weight.shape[0] else (0, 1)
+    longest = -(-weight.shape[0] // mesh.size(mesh.ndim - 1))
+    first = min(mesh.get_local_rank(mesh.ndim - 1) * longest, weight.shape[0])
+    cut = units == min(longest, weight.shape[0] - first)
+    return (first, weight.shape[0]) if cut else (0, units)
 
 
 def plain_class(module: nn.Module) -> type:

@@ -118,24 +118,24 @@ def test_units_are_cut_by_tensor_parallelism_alone() -> None:
     def shard(on: DeviceMesh, units: int, *placements: Any) -> tuple[int, int]:
         rows = 8 // int(torch.tensor([s for s, p in zip(on.shape, placements, strict=True) if p.is_shard(0)]).prod())
         layer.weight = nn.Parameter(cut(torch.ones(rows, 3), on, *placements))
-        return sharding.unit_shard(layer, units)
+        return sharding.unit_slice(layer, units)
 
-    assert sharding.unit_shard(None, 8) == (0, 1)
-    assert sharding.unit_shard(layer, 8) == (0, 1)
-    assert shard(mesh(4), 2, Shard(0)) == (1, 4)
-    assert shard(mesh(4), 8, Shard(0)) == (0, 1), "gathered for the forward, or afterwards by the plan"
-    assert shard(mesh(4), 8, Replicate()) == (0, 1)
-    assert shard(mesh(2, 2), 4, Shard(0), Shard(0)) == (1, 2), "rank 1 of 4 is the second of its two"
-    assert shard(mesh(2, 2), 4, Replicate(), Shard(0)) == (1, 2)
-    assert shard(mesh(2, 2), 8, Shard(0), Replicate()) == (0, 1)
+    assert sharding.unit_slice(None, 8) == (0, 8)
+    assert sharding.unit_slice(layer, 8) == (0, 8)
+    assert shard(mesh(4), 2, Shard(0)) == (2, 8)
+    assert shard(mesh(4), 8, Shard(0)) == (0, 8), "gathered for the forward, or afterwards by the plan"
+    assert shard(mesh(4), 8, Replicate()) == (0, 8)
+    assert shard(mesh(2, 2), 4, Shard(0), Shard(0)) == (4, 8), "rank 1 of 4 is the second of its two"
+    assert shard(mesh(2, 2), 4, Replicate(), Shard(0)) == (4, 8)
+    assert shard(mesh(2, 2), 8, Shard(0), Replicate()) == (0, 8)
 
 
 @pytest.mark.usefixtures("ranks")
 def test_units_that_do_not_divide_evenly_are_cut_as_torch_cuts_them() -> None:
     layer = nn.Linear(3, 5)
     layer.weight = nn.Parameter(cut(torch.ones(2, 3), mesh(4), Shard(0), shape=(5, 3)))
-    assert sharding.unit_shard(layer, 2) == (1, 4)
-    assert sharding.unit_shard(layer, 1) == (0, 1), "not what a second of four has of five"
+    assert sharding.unit_slice(layer, 2) == (2, 5)
+    assert sharding.unit_slice(layer, 3) == (0, 3), "not what the second of four has of five: heads of its units, say"
 
 
 def test_memory_that_was_freed_is_not_read() -> None:
@@ -177,7 +177,9 @@ def test_views_into_a_flat_parameter_are_cut_as_it_is(sharded: bool, number: int
     assert found.shares.tolist() == [share, share, 0.25]
     assert found.elements.tolist() == [6, 3, 7]
     assert sharding.is_flat(flat)
-    assert sharding.parts_of([flat], module) == Parts(pytest.approx([share]), pytest.approx([9]))
+    whole = sharding.parts_of([flat], module)
+    assert whole is not None
+    assert (whole.shares.tolist(), whole.elements.tolist()) == ([share], [9])
 
 
 def test_what_deepspeed_holds_is_known_by_its_parameters_and_by_its_optimizer() -> None:

@@ -31,6 +31,15 @@ class Parameters:
     rows: npt.NDArray[np.int64]
     parts: Parts | None = None
 
+    @property
+    def spread(self) -> bool:
+        """Whether what is here tells nothing without the other ranks."""
+        return self.parts is not None and self.parts.ranks > 1
+
+    def shares(self, ranks: int) -> npt.NDArray[np.float64]:
+        """Return by what sums of squared norms over `ranks` are to be multiplied: float64[len(tensors)]."""
+        return np.full(len(self.tensors), 1 / ranks) if self.parts is None else self.parts.shares
+
     def here(self, number: int) -> Tensor:
         """Return the part of a parameter that this rank holds: all of it where nothing is sharded."""
         tensor = self.tensors[number]

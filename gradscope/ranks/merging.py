@@ -88,6 +88,8 @@ class RankMerge:
         """What this rank knows."""
         self.all = Facts()
         """What all of them know."""
+        self.comparable: dict[int, bool] = {}
+        """By row, whether this rank sees the same units of an activation as the others: with tensor parallelism not."""
         self.ended = ""
         """Why ranks are not asked any more."""
         self.layout: Layout | None = None
@@ -156,11 +158,18 @@ class RankMerge:
         self._wanted |= self._device.type != "cpu" and bool(total[0] > 0)
         loss = {"loss": _loss(total[2], total[3])}
         if total[1] > 0:
-            return loss | {name: Measured({}) for name in self._everyone}
+            return loss | {name: Measured({}) for name, merging in self._everyone.items() if merging.size(layout)}
         everyone = self._measured(self._everyone, layout, total[HEAD:], len(layers))
         others = self._measured(self._others, layout, (total - mine)[HEAD:], len(layers))
-        self._outliers.see(step, layers, _metrics(own), _metrics(others))
+        self._outliers.see(step, layers, self._compared(own), self._compared(others))
         return loss | everyone
+
+    def _compared(self, measured: Mapping[str, Measured]) -> dict[str, Floats]:
+        metrics = {name: values for part in measured.values() for name, values in part.metrics.items()}
+        apart = [row for row, alike in self.comparable.items() if not alike]
+        for values in metrics.values() if apart else ():
+            values[[row for row in apart if row < len(values)]] = np.nan
+        return metrics
 
     def memory(self, probe: str) -> Mapping[int, Tensor] | None:
         """Return what is remembered on all ranks together in place of what `probe` remembers on this one, if it is."""
@@ -223,8 +232,8 @@ class RankMerge:
     ) -> dict[str, Measured]:
         measured = {}
         for name, merging in mergings.items():
-            size = merging.size(layout)
-            measured[name] = merging.measured(layout, sums[:size], layers)
+            if size := merging.size(layout):  # what shares nothing is the same on all ranks
+                measured[name] = merging.measured(layout, sums[:size], layers)
             sums = sums[size:]
         return measured
 
@@ -315,10 +324,6 @@ class RankMerge:
 
 def _loss(total: float, number: float) -> Measured:
     return Measured({}, {LOSS: total / number, NONFINITE_LOSS: float(not np.isfinite(total))} if number else {})
-
-
-def _metrics(measured: Mapping[str, Measured]) -> dict[str, Floats]:
-    return {name: values for part in measured.values() for name, values in part.metrics.items()}
 
 
 DIRECTIONS = ("batch", "forward", "weight", "backward", "")
