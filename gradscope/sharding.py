@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 SUMMAND = "what each rank holds of it has yet to be summed up (a Partial of torch.distributed)"
 
-PARTIAL = f"gradient not measured: {SUMMAND}, as of norms under SequenceParallel"
+PARTIAL = f"gradient not measured: {SUMMAND}, as SequenceParallel leaves it, and not in the total norm either"
 
 FLAT = (
     "layers are not told apart, because FSDP with use_orig_params=False has joined their parameters: of gradients the "

@@ -59,7 +59,9 @@ class Model(pl.LightningModule):
         super().__init__()
         self.net, self.case = net(), case
         with torch.no_grad():
-            self.net[0].bias[:10] = -100.0  # dead: on one rank more than on the other where units are cut
+            self.net.get_parameter("0.bias")[
+                :10
+            ] = -100.0  # dead: on one rank more than on the other where units are cut
 
     def configure_model(self) -> None:
         if self.case.shard is not None and not getattr(self, "sharded", False):
@@ -128,7 +130,7 @@ class OnTheCPU(FSDPStrategy):
         )
 
 
-def fsdp1(how: str, **options: Any) -> Callable[[], OnTheCPU]:
+def fsdp1(how: Any, **options: Any) -> Callable[[], OnTheCPU]:
     return lambda: OnTheCPU(
         process_group_backend="gloo", sharding_strategy=how, auto_wrap_policy={nn.Linear}, **options
     )
