@@ -36,7 +36,20 @@ from gradscope.records import (
     Record,
 )
 from gradscope.scaling import LossScale
-from gradscope.sharding import DEEPSPEED, FLAT, SUMMAND, is_flat, is_hidden, is_partial, local, parts_of, unit_slice
+from gradscope.sharding import (
+    ALONE,
+    DEEPSPEED,
+    FLAT,
+    GRADIENTS,
+    SUMMAND,
+    is_flat,
+    is_hidden,
+    is_partial,
+    is_partitioned,
+    local,
+    parts_of,
+    unit_slice,
+)
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
 
@@ -134,6 +147,8 @@ class Recorder:
         self._micro_batches = 0
         self._outputs = OutputWatch(self.table) if everything else None
         for optimizer in optimizers:
+            if is_hidden(optimizer):
+                continue
             with self._shielded(f"hook at {type(optimizer).__name__}"):
                 self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
                 self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
@@ -267,6 +282,8 @@ class Recorder:
 
     def _partly_unmeasured(self) -> dict[str, str]:
         rows = {row: why for probe in self._probes.values() for row, why in probe.unmeasured.items()}
+        if self._sharded() and (self._ranks is None or self._ranks.ended):
+            self._unmeasured[GRADIENTS] = ALONE
         return {self.table.rows[row].name: why for row, why in rows.items()} | self._unmeasured
 
     def _rows_in_no_optimizer(self) -> set[int]:
@@ -393,8 +410,8 @@ class Recorder:
 
     def _parameters_of(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> Parameters:
         self.table.find_parameters()
-        if is_hidden(optimizer, parameters):
-            self._unmeasured["gradients and weights"] = DEEPSPEED
+        if is_hidden(optimizer) or any(map(is_partitioned, parameters)):
+            self._unmeasured[GRADIENTS] = DEEPSPEED
             parameters = []
         if any(map(is_flat, parameters)):
             self._unmeasured["parameters"] = FLAT

@@ -5,7 +5,7 @@ that are views into a flat one; DeepSpeed keeps them to itself.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,10 @@ FLAT = (
     "layers are not told apart, because FSDP with use_orig_params=False has joined their parameters: of gradients the "
     "total norm is measured; use_orig_params=True, as Lightning's FSDPStrategy has it, keeps them apart"
 )
+
+GRADIENTS = "gradients and weights"
+
+ALONE = "not measured, because each rank holds a part of them, and the other ranks are not asked"
 
 DEEPSPEED = (
     "not measured, because DeepSpeed keeps gradients and weights in partitions of its own (ZeRO); activations and the "
@@ -77,7 +81,7 @@ def is_here(tensor: Tensor) -> bool:
 
 def is_sharded(parameter: Tensor) -> bool:
     """Say whether `parameter` is one that is sharded, also if it is in one piece or not here at the moment."""
-    return is_distributed(parameter) or getattr(parameter, "_fsdp_flattened", False) or hasattr(parameter, "ds_id")
+    return is_distributed(parameter) or is_partitioned(parameter) or getattr(parameter, "_fsdp_flattened", False)
 
 
 def is_flat(parameter: Tensor) -> bool:
@@ -85,13 +89,18 @@ def is_flat(parameter: Tensor) -> bool:
     return bool(getattr(parameter, "_is_flat_param", False))
 
 
-def is_hidden(optimizer: Any, parameters: Iterable[Tensor]) -> bool:
-    """Say whether `optimizer` is one of DeepSpeed's, or holds `parameters` that it has partitioned."""
+def is_partitioned(parameter: Tensor) -> bool:
+    """Say whether DeepSpeed has partitioned `parameter`, as ZeRO stage 3 does."""
+    return hasattr(parameter, "ds_id")
+
+
+def is_hidden(optimizer: object) -> bool:
+    """Say whether `optimizer` is what DeepSpeed puts in the place of one, with ZeRO and in half precision.
+
+    It holds partitions of copies, and is none of torch's optimizers; one that DeepSpeed brings along for the user is.
+    """
     deepspeeds = type(optimizer).__module__.partition(".")[0] == "deepspeed"
-    # With ZeRO and in half precision it puts something in the place of the optimizer that is none of torch's.
-    return (deepspeeds and not isinstance(optimizer, torch.optim.Optimizer)) or any(
-        hasattr(parameter, "ds_id") for parameter in parameters
-    )
+    return deepspeeds and not isinstance(optimizer, torch.optim.Optimizer)
 
 
 def parts_of(parameters: Sequence[Tensor], root: nn.Module) -> Parts | None:

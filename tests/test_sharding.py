@@ -193,11 +193,12 @@ def test_what_deepspeed_holds_is_known_by_its_parameters_and_by_its_optimizer() 
 
     FusedAdam.__module__ = "deepspeed.ops.adam.fused_adam"
     parameter = nn.Parameter(torch.ones(1))
-    assert sharding.is_hidden(DeepSpeedZeroOptimizer(), [parameter])
-    assert not sharding.is_hidden(FusedAdam([parameter]), [parameter])
-    assert not sharding.is_hidden(torch.optim.SGD([parameter]), [parameter])
+    assert sharding.is_hidden(DeepSpeedZeroOptimizer())
+    assert not sharding.is_hidden(FusedAdam([parameter]))
+    assert not sharding.is_hidden(torch.optim.SGD([parameter]))
+    assert not sharding.is_partitioned(parameter)
     parameter.ds_id = 0  # type: ignore[attr-defined]
-    assert sharding.is_hidden(torch.optim.SGD([parameter]), [parameter])
+    assert sharding.is_partitioned(parameter)
     assert sharding.is_sharded(parameter)
 
 

@@ -112,9 +112,7 @@ class GradientProbe(Probe):
     def after_optimizer_step(self, step: Step) -> None:
         ledger = self._ledgers.get(step.optimizer, _Ledger())
         self._parameters[step.optimizer] = step.parameters
-        versions = _versions(step.parameters)
-        same = step.untouched and ledger.before and versions is not None and ledger.before.versions == versions
-        after = ledger.before if same else _measure(step)
+        after = ledger.before if step.untouched and _is_same(ledger.before, step.parameters) else _measure(step)
         self._ledgers[step.optimizer] = ledger._replace(after=after, overflow=step.overflow)
 
     def merging(self) -> Merging:
@@ -218,19 +216,20 @@ def _measure(step: Step) -> _Norms:
     if step.scaled and step.loss_scale is not None:
         norms = norms / step.loss_scale
     present = [i for i, _ in gradients]
-    return _Norms(present, rows[present], norms, rows[_trainable(step.parameters)], _versions(step.parameters))
+    unsummed = step.parameters.unsummed()
+    trainable = [i for i, p in enumerate(step.parameters.tensors) if p.requires_grad and i not in unsummed]
+    return _Norms(present, rows[present], norms, rows[trainable], _versions(step.parameters, gradients))
 
 
-def _trainable(parameters: Parameters) -> list[int]:
-    unsummed = parameters.unsummed()
-    return [i for i, p in enumerate(parameters.tensors) if p.requires_grad and i not in unsummed]
-
-
-def _versions(parameters: Parameters) -> list[tuple[int, int]] | None:
+def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -> list[tuple[int, int]] | None:
     """What tells whether gradients have changed: None where nothing does, for DTensors do not count their changes."""
-    if parameters.parts is not None:
-        return None
-    return [(id(g), g._version) for p in parameters.tensors if (g := p.grad) is not None]
+    return [(id(g), g._version) for _, g in gradients] if parameters.parts is None else None
+
+
+def _is_same(before: _Norms | None, parameters: Parameters) -> bool:
+    """Whether the gradients are those that were measured `before`."""
+    known = before.versions if before is not None else None
+    return known is not None and known == _versions(parameters, parameters.gradients())
 
 
 def _split(ledgers: Sequence[_Ledger], copy: Floats) -> list[tuple[_Ledger, Floats]]:

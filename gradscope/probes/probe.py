@@ -50,8 +50,8 @@ class Parameters:
 
         Without those that are `unsummed`, or None.
         """
-        chosen = range(len(self.tensors)) if numbers is None else numbers
-        found = [(i, g) for i in chosen if (g := self.tensors[i].grad) is not None]
+        chosen = enumerate(self.tensors) if numbers is None else [(i, self.tensors[i]) for i in numbers]
+        found = [(i, g) for i, p in chosen if (g := p.grad) is not None]
         if self.parts is None:
             return found
         return [(i, local(g)) for i, g in found if lies_like(g, self.tensors[i])]

@@ -23,6 +23,7 @@ from gradscope.probes.probe import (
 )
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
+from gradscope.sharding import local
 from gradscope.thresholds import Thresholds
 
 WEIGHT_NORM = Metric("weight_norm", "weight norm", "L2 norm")
@@ -48,9 +49,10 @@ class _Samples:
 
     def __init__(self, parameters: Parameters, trainable: list[bool], size: int | None) -> None:
         watched = [i for i, row in enumerate(parameters.rows) if row >= 0 and trainable[i]]
-        self._chosen = [i for i in watched if parameters.here(i).numel()]  # there are ranks without a part of it
+        chosen = [i for i in watched if parameters.here(i).numel()]  # there are ranks without a part of it
         self.watched = np.array(watched, dtype=np.int64)
-        tensors = self._tensors(parameters)
+        self._tensors = [parameters.tensors[i] for i in chosen]
+        tensors = [parameters.here(i) for i in chosen]
         self.parameters, self._trainable, self._places = parameters, trainable, _places(tensors)
         views = [stats.sample(t, size or t.numel()) for t in tensors]
         # A tensor that is not dense is sampled by copying: that sample does not follow it.
@@ -60,7 +62,7 @@ class _Samples:
             alike.setdefault((view.shape, view.dtype, view.device), []).append(i)
         order = [i for group in alike.values() for i in group]
         self._groups = [[views[i] for i in group] for group in alike.values()]
-        self.numbers = np.array(self._chosen, dtype=np.int64)[order]
+        self.numbers = np.array(chosen, dtype=np.int64)[order]
         self.rows = parameters.rows[self.numbers]
         self.scale = np.array([tensors[i].numel() / views[i].numel() for i in order])
 
@@ -76,16 +78,13 @@ class _Samples:
         squares = torch.zeros(len(self.parameters.tensors), dtype=torch.float64, device=together.device)
         return squares.index_copy_(0, numbers, together.square() * scale)
 
-    def _tensors(self, parameters: Parameters) -> list[Tensor]:
-        return [parameters.here(i) for i in self._chosen]
-
     def fits(self, parameters: Parameters, trainable: list[bool]) -> bool:
         """Say whether these are still samples of those of `parameters` that are `trainable`."""
         return (
             self._follows
             and self.parameters is parameters
             and self._trainable == trainable
-            and self._places == _places(self._tensors(parameters))
+            and self._places == _places(self._tensors if parameters.parts is None else [*map(local, self._tensors)])
         )
 
     def copies(self) -> list[Tensor]:

@@ -16,6 +16,7 @@ from gradscope.ranks.group import Group
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.ranks.outliers import Outliers
 from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, Origin, RankOutlier
+from gradscope.sharding import GRADIENTS
 
 HEAD = 4
 """Numbers before those of the probes: ranks with news, ranks where something failed, the sum of losses, how many."""
@@ -165,10 +166,11 @@ class RankMerge:
         return loss | everyone
 
     def _compared(self, measured: Mapping[str, Measured]) -> dict[str, Floats]:
-        metrics = {name: values for part in measured.values() for name, values in part.metrics.items()}
         apart = [row for row, alike in self.comparable.items() if not alike]
-        for values in metrics.values() if apart else ():
-            values[[row for row in apart if row < len(values)]] = np.nan
+        metrics = {name: values for part in measured.values() for name, values in part.metrics.items()}
+        if apart:
+            others = {name: ~np.isin(np.arange(len(values)), apart) for name, values in metrics.items()}
+            return {name: np.where(others[name], values, np.float32("nan")) for name, values in metrics.items()}
         return metrics
 
     def memory(self, probe: str) -> Mapping[int, Tensor] | None:
@@ -299,14 +301,17 @@ class RankMerge:
         self._table.ran_elsewhere.update(
             row for row, entries in zip(rows, alike.values(), strict=True) if any(e.ran for _, e in entries)
         )
-        first = next(iter(inventories.values()))
+        first, *others = inventories.values()
+        sharded_alike = all(other.parameters == first.parameters for other in others)
+        if not sharded_alike:
+            self._failures.setdefault(GRADIENTS, "not measured: their number is not the same on all ranks")
         self.layout = Layout(
             self.size,
             np.array(rows, dtype=np.int64),
             tuple(entries[0][1].activation.kind for entries in alike.values()),
             np.array([max(e.units for _, e in entries) for entries in alike.values()], dtype=np.int64),
             max(inventory.batches for inventory in inventories.values()),
-            first.parameters if all(i.parameters == first.parameters for i in inventories.values()) else (),
+            first.parameters if sharded_alike else (),
         )
 
     def _are_alike(self, name: str, entries: Sequence[tuple[int, Seen]]) -> bool:
