@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gradscope import sharding
+from gradscope.layers import LayerTable
 from gradscope.sharding import Parts
 
 RANKS = 4
@@ -180,6 +181,14 @@ def test_views_into_a_flat_parameter_are_cut_as_it_is(sharded: bool, number: int
     whole = sharding.parts_of([flat], module)
     assert whole is not None
     assert (whole.shares.tolist(), whole.elements.tolist()) == ([share], [9])
+
+
+def test_what_belongs_to_several_layers_is_a_layer_of_its_own_to_nobody() -> None:
+    module, _, flat = _flattened(4, True)
+    module.register_parameter("_flat_param", flat)
+    table = LayerTable(nn.Sequential(nn.Sequential(module), nn.Linear(1, 1)), lambda name: True)
+    assert [row.name for row in table.rows] == ["1"]
+    assert table.row_of_parameter(flat) == -1
 
 
 def test_what_deepspeed_holds_is_known_by_its_parameters_and_by_its_optimizer() -> None:

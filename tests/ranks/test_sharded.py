@@ -27,7 +27,7 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     """Run a case on so many ranks, once, and return what each of them wrote down, by rank."""
 
     @cache
-    def run(case: str, ranks: int = 2, watched: str = "watched") -> list[Outcome]:
+    def run(case: str, ranks: int, watched: str) -> list[Outcome]:
         assert case in CASES
         folder = tmp_path_factory.mktemp("fit")
         command = [sys.executable, "-m", "tests.ranks.sharded", case, str(ranks), str(folder), watched]
@@ -35,7 +35,7 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
         subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=180)
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 
-    return run
+    return lambda case, ranks=2, watched="watched": run(case, ranks, watched)
 
 
 def arrays(outcome: Outcome, of: str = "metrics") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 One process plays the ranks one after the other, each in a process group of which it alone exists.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -168,6 +169,14 @@ def test_ranks_together_measure_what_one_process_measures(plan: str) -> None:
     assert np.isfinite(expected[0].metrics["grad_norm"][0])
     assert expected[0].globals["clip_coefficient"] == pytest.approx(0.25)
     assert_alike(expected, together(cuts, shape, wholes(cuts)))
+
+
+def test_a_sample_of_a_part_stands_for_all_of_it() -> None:
+    cuts = [Cut((128, 100), (Shard(0),)), Cut((5000,), (Shard(0),))]
+    of = Wholes([torch.ones(cut.shape) for cut in cuts], [torch.ones(cut.shape) for cut in cuts])
+    _, updates = together(cuts, ONE, of)
+    assert updates.metrics["weight_norm"][0] == pytest.approx(math.sqrt(128 * 100 + 5000), rel=1e-6)
+    assert updates.metrics["update_ratio"][0] == pytest.approx(of.lr * of.clip, rel=1e-5)
 
 
 def test_a_gradient_that_is_zero_on_one_rank_is_one_and_one_that_no_rank_has_is_none() -> None:
