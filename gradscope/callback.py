@@ -250,7 +250,9 @@ class GradScope(Resumable):
         self._join_ranks(trainer, pl_module.device)
         self._name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
-        self._recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale, self._ranks)
+        self._recorder = Recorder(
+            pl_module, self.thresholds, self.layers, self.exact, scale, self._ranks, trainer.model
+        )
         self._preflight = Preflight(self._recorder)
         self._columns = self._recorder.columns
         self._monitored = Monitored(self._columns)

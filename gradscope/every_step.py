@@ -15,6 +15,7 @@ from gradscope.probes.probe import Step
 from gradscope.provenance import Trace
 from gradscope.records import Flight, Ledger, Origin
 from gradscope.scaling import LossScale
+from gradscope.sharding import local
 
 MICRO_BATCHES = 1000
 """Losses of a step that are kept at most, the latest: a fit in which no optimizer steps must not fill the memory."""
@@ -56,7 +57,8 @@ class StepWatch:
 
     def before_backward(self, position: int, loss: Tensor, batch: object) -> None:
         """Look at `loss`, between forward and backward."""
-        if self.origin is None and loss.is_cpu and loss.numel() == 1 and not math.isfinite(loss.item()):
+        here = local(loss)
+        if self.origin is None and here.is_cpu and here.numel() == 1 and not math.isfinite(here.item()):
             self._suspected = self._born_forward(position, loss, batch)
 
     def before_optimizer_step(self, position: int, optimizer: Optimizer, moment: Callable[[Optimizer], Step]) -> None:

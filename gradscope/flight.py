@@ -37,14 +37,13 @@ class FlightRecorder:
         chosen = self._chosen.get(step.optimizer)
         if chosen is None or chosen.parameters is not step.parameters:
             chosen = self._chosen[step.optimizer] = _Chosen(step.parameters, _spread(step.parameters))
-        gradients = [g for t in chosen.tensors if (g := t.grad) is not None]
-        if len(gradients) < len(chosen.tensors):
-            present = [i for i, t in zip(chosen.indices, chosen.tensors, strict=True) if t.grad is not None]
-            chosen = _Chosen(step.parameters, present)
+        gradients = step.parameters.gradients(chosen.indices)
+        if len(gradients) < len(chosen.indices):
+            chosen = _Chosen(step.parameters, [i for i, _ in gradients])
         if not gradients:
             self._norms.pop(step.optimizer, None)
             return []
-        norms = stats.rough_norms([_sample(g) for g in gradients])
+        norms = stats.rough_norms([_sample(g) for _, g in gradients])
         self._norms[step.optimizer] = _Norms(chosen, norms, step.loss_scale if step.scaled else None)
         return norms
 
@@ -91,16 +90,22 @@ def _joined(before: Flight, after: Flight, limit: int | None) -> Flight:
 
 
 class _Chosen:
-    """The tensors of an optimizer whose gradients are looked at; `parts` are the shares of them that a sample holds."""
+    """The tensors of an optimizer whose gradients are looked at; `parts` are the shares of them that a sample holds.
+
+    Of one that is sharded over ranks the sample is of the part that is here, as if the others were like it.
+    """
 
     def __init__(self, parameters: Parameters, indices: list[int]) -> None:
         self.parameters = parameters
         self.indices = indices
-        self.tensors = [parameters.tensors[i] for i in indices]
         self.rows = [int(parameters.rows[i]) for i in indices]
-        self.parts = [
-            1.0 if t.grad is not None and t.grad.is_sparse else _sample(t).numel() / t.numel() for t in self.tensors
-        ]
+        self.parts = [self._part(i) for i in indices]
+
+    def _part(self, index: int) -> float:
+        gradient = self.parameters.tensors[index].grad
+        if gradient is not None and gradient.is_sparse:
+            return 1.0
+        return _sample(self.parameters.here(index)).numel() / self.parameters.elements(index)
 
 
 class _Norms(NamedTuple):
@@ -127,9 +132,9 @@ def _spread(parameters: Parameters) -> list[int]:
     """The largest trainable tensor, its weight, of each layer: of `LAYERS` spread ones where there are more."""
     largest: dict[int, int] = {}
     for i, (row, tensor) in enumerate(zip(parameters.rows.tolist(), parameters.tensors, strict=True)):
-        if row >= 0 and tensor.requires_grad and tensor.numel():
+        if row >= 0 and tensor.requires_grad and parameters.here(i).numel():
             known = largest.get(row)
-            if known is None or tensor.numel() > parameters.tensors[known].numel():
+            if known is None or parameters.elements(i) > parameters.elements(known):
                 largest[row] = i
     indices = [largest[row] for row in sorted(largest)]
     if len(indices) <= LAYERS:

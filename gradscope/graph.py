@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gradscope.layers import LayerTable, activation_of
 from gradscope.provenance import Trace, back_from, nodes_of, number_of, operation
+from gradscope.sharding import is_sharded, plain_class
 
 LARGEST = 50_000
 """Operations up to which a graph is looked at: that takes a tenth of a second. Of a larger one nothing is told."""
@@ -106,8 +107,8 @@ class Graph:
         for parent, _ in node.next_functions:
             weight = self._parameter(parent) if parent is not None else None
             row = self._table.row_of_parameter(weight) if weight is not None else -1
-            if weight is None or row < 0 or type(weight.detach()) is not Tensor:  # a sharded one is not all here
-                continue
+            if weight is None or row < 0 or is_sharded(weight) or type(weight.detach()) is not Tensor:
+                continue  # it is not all here
             module = self._table.modules[row]
             if is_weight_layer(module) and module.weight is weight:
                 return self._table.rows[row].name, weight.detach()
@@ -142,7 +143,7 @@ class Graph:
         rows = self._table.names_of_calls(caller, "" if is_module else function)
         plain = [".".join(part for part in (self._table.names[caller], "" if is_module else function) if part)]
         name = (rows or plain)[min(alike.index(node), len(rows or plain) - 1)]
-        return name, type(caller).__name__ if is_module else function
+        return name, plain_class(caller).__name__ if is_module else function
 
     def _calls(self, name: str) -> dict[nn.Module | None, list[Any]]:
         """All operations of that name, by the module they ran in."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gradscope.activations import Activation, classify, clipped
 from gradscope.patterns import NamePatterns
 from gradscope.records import Layer
+from gradscope.sharding import is_flat, plain_class
 
 CALL_LIMIT = 8
 """Rows that one activation module gets at most, by its calls within a forward; later calls share the last. A module
@@ -79,7 +80,7 @@ class LayerTable:
 
     def _add(self, name: str, module: nn.Module, activation: Activation | None) -> int:
         kind = activation.kind if activation else _kind(module)
-        row = self._new_row(Layer(name, type(module).__name__, kind), activation)
+        row = self._new_row(Layer(name, plain_class(module).__name__, kind), activation)
         self.modules.append(module)
         self._rows_of_module[module] = [row]
         if next(module.children(), None) is not None:
@@ -232,7 +233,7 @@ class LayerTable:
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Activation | None]]:
     for path, module in model.named_modules():
         activation = activation_of(module)
-        if activation is not None or next(module.parameters(recurse=False), None) is not None:
+        if activation is not None or not all(map(is_flat, module.parameters(recurse=False))):
             yield _plain(path) or ROOT, module, activation
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from gradscope.graph import BATCH_NORMS, POOLS, SHAPES, Graph, is_weight_layer
 from gradscope.recorder import Recorder
 from gradscope.records import InitialWeights, InputMoments, OutputActivation, SaturatingStack, Setup
+from gradscope.sharding import is_distributed, is_sharded
 from gradscope.stats import l2_norms, moments, sample, spectral_excess
 from gradscope.transfer import Transfer
 
@@ -136,13 +137,17 @@ class Preflight:
         return tuple(table.rows[row].name for row in sorted(rows) if row >= 0)
 
     def _never_called(self) -> tuple[str, ...]:
-        """Trainable layers that no hook saw and no loss depends on. Where a hook failed, that is not known."""
+        """Trainable layers that no hook saw and no loss depends on.
+
+        Where a hook failed that is not known, nor of sharded ones: a loss depends on what they were gathered into.
+        """
         if any("hook" in slot for slot in self._recorder.failures):
             return ()
         table = self._recorder.table
         silent = [row for row in table.never_ran() if row < len(table.modules)]
         own = {row: [p for p in table.modules[row].parameters(recurse=False) if p.requires_grad] for row in silent}
-        return tuple(table.rows[row].name for row, ps in own.items() if ps and not any(id(p) in self._used for p in ps))
+        known = {row: [id(p) in self._used or is_sharded(p) for p in ps] for row, ps in own.items()}
+        return tuple(table.rows[row].name for row, used in known.items() if used and not any(used))
 
     @contextlib.contextmanager
     def _shielded(self) -> Iterator[None]:
@@ -313,5 +318,6 @@ def _is_plain(x: object) -> TypeGuard[Tensor]:
         and x.is_floating_point()
         and x.layout is torch.strided
         and not x.is_meta
+        and not is_distributed(x)
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gradscope.layers import LayerTable
+from gradscope.sharding import is_here, local, plain_class
 
 
 class Call(NamedTuple):
@@ -97,7 +98,7 @@ class Trace:
                 started = True
             elif started and next(call.module.parameters(), None) is not None:
                 return None
-            elif started and not type(call.module).__module__.startswith("torch."):
+            elif started and not plain_class(call.module).__module__.startswith("torch."):
                 return call.module
         return None
 
@@ -156,7 +157,10 @@ class _Saved:
 
 
 def _peek(saved: object) -> Tensor | None:
-    """The saved tensor itself, without the hooks that may stand between it and whoever asks; None where some do."""
+    """The saved tensor itself, without the hooks that may stand between it and whoever asks; None where some do.
+
+    None too where its memory is not there, as that of weights that FSDP gathers anew for the backward.
+    """
     seen: list[Tensor] = []
 
     def look(tensor: Tensor) -> Tensor:
@@ -169,7 +173,7 @@ def _peek(saved: object) -> Tensor | None:
         saved.register_hooks(look, lambda tensor: tensor)
     except RuntimeError:  # there are hooks already, or nothing was saved
         return None
-    return seen[0] if seen else None
+    return seen[0] if seen and is_here(local(seen[0])) else None
 
 
 def parameters_of(node: Any) -> list[Tensor]:
@@ -218,8 +222,10 @@ def nodes_of(root: Any, limit: int = sys.maxsize) -> list[Any]:
 
 
 def is_bad(t: Tensor) -> bool:
-    """Say whether `t` holds a NaN or an infinity. Waits for the device."""
-    return t.is_floating_point() and not bool(torch.isfinite(t.coalesce().values() if t.is_sparse else t).all())
+    """Say whether `t`, or the part of it that is on this rank, holds a NaN or an infinity. Waits for the device."""
+    if not t.is_floating_point() or not is_here(t := local(t)):
+        return False
+    return not bool(torch.isfinite(t.coalesce().values() if t.is_sparse else t).all())
 
 
 def tensors_in(output: object) -> Iterator[Tensor]:
@@ -246,7 +252,7 @@ class OutputWatch:
 
     def see(self, module: nn.Module, output: object) -> None:
         """Mark `output`: with zero, or with NaN where it holds a NaN or an infinity."""
-        for t in tensors_in(output):
+        for t in map(local, tensors_in(output)):
             if t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not _is_mapped(t):
                 self._names.append(self._table.names.get(module, ""))
                 self._marks.append(t.detach().mul(0).sum(dtype=torch.float32))  # a sum alone may overflow

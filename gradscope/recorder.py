@@ -18,6 +18,7 @@ from gradscope.activations import Activation
 from gradscope.forward import ForwardWatch
 from gradscope.layers import LayerTable, activation_of
 from gradscope.probes import PROBES, Probe
+from gradscope.probes.liveness import unit_dimension
 from gradscope.probes.probe import Measured, Parameters, Pending, Step
 from gradscope.provenance import OutputWatch
 from gradscope.ranks.layout import Layout
@@ -35,6 +36,20 @@ from gradscope.records import (
     Record,
 )
 from gradscope.scaling import LossScale
+from gradscope.sharding import (
+    ALONE,
+    DEEPSPEED,
+    FLAT,
+    GRADIENTS,
+    SUMMAND,
+    is_flat,
+    is_hidden,
+    is_partial,
+    is_partitioned,
+    local,
+    parts_of,
+    unit_slice,
+)
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer
 
@@ -60,9 +75,11 @@ class Recorder:
         exact: bool = False,
         scale: LossScale | None = None,
         ranks: RankMerge | None = None,
+        wrapped: nn.Module | None = None,
     ) -> None:
+        """Prepare for `model`; `wrapped` is what a strategy has made of it, where that is another module around it."""
         self.table = LayerTable(model, watch)
-        self._model = model
+        self._model, self._root = model, wrapped or model
         self.columns = _columns(probes := [probe(thresholds, exact) for probe in PROBES])
         self.failures: dict[str, str] = {}
         """What switched itself off, a probe or a probe at one layer, and the error that made it."""
@@ -92,6 +109,7 @@ class Recorder:
         """The module that first gave out a NaN or an infinity in a step that was watched in full."""
         self._suspect: str | None = None
         self._remembered: dict[str, dict[str, Tensor]] = {}
+        self._unmeasured: dict[str, str] = {}
         if ranks is not None:
             ranks.attach(self.table, self._probes, self.failures, self._shielded, _device(model))
 
@@ -129,6 +147,8 @@ class Recorder:
         self._micro_batches = 0
         self._outputs = OutputWatch(self.table) if everything else None
         for optimizer in optimizers:
+            if is_hidden(optimizer):
+                continue
             with self._shielded(f"hook at {type(optimizer).__name__}"):
                 self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
                 self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
@@ -189,7 +209,13 @@ class Recorder:
             return None
         while (record := self._next(wait=True)) is not None:
             self._arrived.append(record)
-        return self._ranks.send(self._losses, self._micro_batches)
+        return self._ranks.send(self._losses, self._micro_batches, self._sharded())
+
+    def _sharded(self) -> tuple[int, ...]:
+        """How many parameters each optimizer has, where any of them is not all here: else nothing."""
+        known = [self._parameters.get(number) for number in range(len(self._optimizers))]
+        sizes = [(len(of[1].tensors), of[1].spread) if of is not None else (0, False) for of in known]
+        return tuple(size for size, _ in sizes) if any(spread for _, spread in sizes) else ()
 
     def poll(self, wait: bool = False) -> Record | None:
         """Return the oldest record that has not been returned yet: None where none has arrived.
@@ -251,14 +277,22 @@ class Recorder:
             "activation functions": len(self.table.functions),
         }
         new = dict.fromkeys(self.table.newcomers(self._model), "came into the model after the fit began")
-        unseen = {**never, **idle, **new, **self.forward.unseen(), **self.failures}
+        unseen = {**never, **idle, **new, **self.forward.unseen(), **self._partly_unmeasured(), **self.failures}
         return Coverage(unseen, measured)
+
+    def _partly_unmeasured(self) -> dict[str, str]:
+        rows = {row: why for probe in self._probes.values() for row, why in probe.unmeasured.items()}
+        if self._sharded() and (self._ranks is None or self._ranks.ended):
+            self._unmeasured[GRADIENTS] = ALONE
+        return {self.table.rows[row].name: why for row, why in rows.items()} | self._unmeasured
 
     def _rows_in_no_optimizer(self) -> set[int]:
         owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
         present = set(self._model.modules())
         modules = [module for module in self.table.modules if module in present]
         parameters = [p for module in modules for p in module.parameters(recurse=False)]
+        if self._unmeasured:  # the optimizer holds others in their place
+            return set()
         return {self.table.row_of_parameter(p) for p in parameters if owned and p.requires_grad and id(p) not in owned}
 
     # What follows runs inside hooks and copies.
@@ -285,9 +319,12 @@ class Recorder:
             reason = f"not measured: an activation must give out a real floating tensor, got {what}"
             self.failures[self.table.rows[row].name] = reason
             return
+        if is_partial(output):
+            self.failures[self.table.rows[row].name] = f"not measured: {SUMMAND}"
+            return
+        output = local(output).detach()
         if not output.numel():
             return
-        output = output.detach()
         if self.forward.learning:
             self._producers[row] = self._producer
         elif row not in self._producers:
@@ -295,6 +332,7 @@ class Recorder:
             if output.dim() > 2:
                 return  # and which of its dimensions counts units is not known: it is measured from the next record on
         producer = self._producers.get(row)
+        self._compare(row, output, producer)
         for probe_name, probe in self._observers:
             if self.failures and (probe_name in self.failures or self._slot(probe_name, row) in self.failures):
                 continue
@@ -302,6 +340,12 @@ class Recorder:
                 probe.observe(row, activation, output, producer)
             except Exception as error:
                 self._failed(self._slot(probe_name, row), error)
+
+    def _compare(self, row: int, output: Tensor, producer: nn.Module | None) -> None:
+        """Have the ranks compare an activation with each other where all of them see the same units of it."""
+        if self._ranks is not None and row not in self._ranks.comparable:
+            units = output.shape[unit_dimension(output, producer)] if output.dim() else 1
+            self._ranks.comparable[row] = unit_slice(producer, units) == (0, units)
 
     def _slot(self, probe_name: str, row: int) -> str:
         return f"{probe_name} at {self.table.rows[row].name}"
@@ -360,11 +404,19 @@ class Recorder:
         identities = [id(p) for p in parameters]
         known, owned = self._parameters.get(number, ([], None))
         if owned is None or known != identities:
-            self.table.find_parameters()
-            rows = np.array([self.table.row_of_parameter(p) for p in parameters], dtype=np.int64)
-            owned = Parameters(tuple(parameters), rows)
+            owned = self._parameters_of(optimizer, parameters)
             self._parameters[number] = identities, owned
         return Step(number, owned, self._scale.tensor(), scaled, overflow, self._untouched)
+
+    def _parameters_of(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> Parameters:
+        self.table.find_parameters()
+        if is_hidden(optimizer) or any(map(is_partitioned, parameters)):
+            self._unmeasured[GRADIENTS] = DEEPSPEED
+            parameters = []
+        if any(map(is_flat, parameters)):
+            self._unmeasured["parameters"] = FLAT
+        rows = np.array([self.table.row_of_parameter(p) for p in parameters], dtype=np.int64)
+        return Parameters(tuple(parameters), rows, parts_of(parameters, self._root))
 
     def _tell_probes(self, tell: Callable[[Probe], T]) -> list[tuple[str, T]]:
         answers = []

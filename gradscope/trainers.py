@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradscope.packages import classes
 from gradscope.records import Metric
+from gradscope.sharding import is_partial, local
 from gradscope.sinks import Say, ScalarSink, Sink, Sinks, TensorBoardSink, VerdictSink
 from gradscope.verdicts import SHOWN
 
@@ -57,7 +58,7 @@ def begins_from_scratch(trainer: pl.Trainer) -> bool:
 def loss_of(trainer: pl.Trainer, outputs: object) -> Tensor | None:
     """Return the loss of a micro-batch, of one element, from what the training step gave out: None without one."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
+    if not isinstance(loss, Tensor) or is_partial(loss) or (loss := local(loss)).numel() != 1:
         return None
     # Lightning has divided it by the number of micro-batches, also where the last step of an epoch has fewer.
     return loss if trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches

@@ -368,6 +368,13 @@ def test_weights_that_another_module_uses_are_used() -> None:
     assert setup_of(net).never_called == ()
 
 
+def test_of_a_sharded_layer_that_did_not_run_it_is_not_known_whether_another_module_uses_it() -> None:
+    net = Net(lambda net, x: net.used(x), used=nn.Linear(20, 4), gathered=nn.Linear(3, 3))
+    for p in net.get_submodule("gathered").parameters():
+        p._fsdp_flattened = True  # type: ignore[attr-defined]  # as FSDP marks what it gathers for the forward
+    assert setup_of(net).never_called == ()
+
+
 # ------------------------------------------------------------------ sound nets, and what the training must not feel
 
 

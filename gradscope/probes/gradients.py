@@ -1,14 +1,27 @@
 """The ledger of a step: gradient norms before clipping and as the optimizer saw them, and whether it stepped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from gradscope import stats
-from gradscope.probes.probe import NONFINITE, Measured, Parameters, Pending, Probe, Step, flagged, joined, sum_by_layer
+from gradscope.probes.probe import (
+    NONFINITE,
+    Measured,
+    Merging,
+    Parameters,
+    Pending,
+    Probe,
+    Step,
+    flagged,
+    joined,
+    sum_by_layer,
+)
+from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import (
     CLIP_COEFFICIENT,
     LOSS_SCALE,
@@ -19,6 +32,7 @@ from gradscope.records import (
     Metric,
     NonFinite,
 )
+from gradscope.sharding import PARTIAL
 from gradscope.thresholds import Thresholds
 
 GRAD_NORM = Metric("grad_norm", "gradient norm", "L2 norm")
@@ -33,15 +47,17 @@ trainable, which tells what is cut off from what was frozen on purpose."""
 
 
 class _Norms(NamedTuple):
-    """L2 norms on the device and the rows they belong to; `trainable` are the rows of all trainable parameters.
+    """L2 norms on the device, and the `numbers` and rows of the parameters they belong to.
 
-    `versions` tells whether the gradients have changed since.
+    `trainable` are the rows of all trainable parameters. `versions` tells whether the gradients have changed since:
+    None where that is not known.
     """
 
+    numbers: list[int]
     rows: npt.NDArray[np.int64]
     norms: Tensor
     trainable: npt.NDArray[np.int64]
-    versions: list[tuple[int, int]]
+    versions: list[tuple[int, int]] | None
 
 
 class _Ledger(NamedTuple):
@@ -71,6 +87,13 @@ class GradientProbe(Probe):
         self._ledgers: dict[int, _Ledger] = {}
         self._backward: dict[int, _Norms] = {}
         self._loss_scale: list[Tensor] = []
+        self._unmeasured: dict[int, str] = {}
+        self._parameters: dict[int, Parameters] = {}
+        self._shared: dict[int, _Known] = {}
+
+    @property
+    def unmeasured(self) -> Mapping[int, str]:
+        return self._unmeasured
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -81,33 +104,39 @@ class GradientProbe(Probe):
 
     def before_optimizer_step(self, step: Step) -> None:
         self._loss_scale = [] if step.loss_scale is None else [step.loss_scale]
+        self._parameters[step.optimizer] = step.parameters
         self._ledgers[step.optimizer] = _Ledger(self._backward.pop(step.optimizer, None), _measure(step))
+        unsummed = step.parameters.rows[step.parameters.unsummed()]
+        self._unmeasured.update((int(row), PARTIAL) for row in unsummed if row >= 0)
 
     def after_optimizer_step(self, step: Step) -> None:
         ledger = self._ledgers.get(step.optimizer, _Ledger())
-        same = step.untouched and ledger.before and ledger.before.versions == _versions(step.parameters)
-        after = ledger.before if same else _measure(step)
+        self._parameters[step.optimizer] = step.parameters
+        after = ledger.before if step.untouched and _is_same(ledger.before, step.parameters) else _measure(step)
         self._ledgers[step.optimizer] = ledger._replace(after=after, overflow=step.overflow)
+
+    def merging(self) -> Merging:
+        return _GradientsOfRanks(self._shared)
+
+    def share(self, layout: Layout) -> Tensor:
+        ledgers = [self._ledgers.get(number, _Ledger()) for number in range(len(layout.parameters))]
+        for number, ledger in enumerate(ledgers):
+            if ledger.before is not None:
+                self._shared[number] = _Known(self._parameters[number], ledger.before.trainable)
+        device = next((t.device for ledger in ledgers for t in ledger.tensors()), torch.device("cpu"))
+        parts = [_shared(*of, device) for of in zip(ledgers, layout.parameters, strict=True)]
+        scale = self._loss_scale or [torch.zeros(1, device=device)]
+        return torch.cat([*parts, *(scale if parts else [])]) if parts else torch.zeros(0, dtype=torch.float64)
 
     def finish(self, layers: int) -> Pending:
         ledgers, scale = list(self._ledgers.values()), self._loss_scale
         self._ledgers, self._backward, self._loss_scale = {}, {}, []
+        if any(parameters.spread for parameters in self._parameters.values()):
+            return Pending([], lambda copy: Measured({}))
 
         def resolve(copy: Floats) -> Measured:
-            scales = {LOSS_SCALE: float(copy[-1])} if scale else {}
-            entries = [_Entry(ledger, part) for ledger, part in _split(ledgers, copy)]
-            first = _Gradients([e.first for e in entries], layers)
-            alike = all(e.last is e.first for e in entries)
-            last = first if alike else _Gradients([e.last for e in entries], layers)
-            return Measured(
-                {
-                    GRAD_NORM.name: first.norms(),
-                    GRAD_NORM_CLIPPED.name: last.norms(),
-                    NO_GRADIENT_FRACTION.name: first.missing(),
-                    NONFINITE.name: first.nonfinite(),
-                },
-                _totals(first, last, any(e.skipped for e in entries)) | scales,
-            )
+            entries = [_entry(ledger, part) for ledger, part in _split(ledgers, copy)]
+            return _measured(entries, float(copy[-1]) if scale else 0.0, layers)
 
         return Pending([t for ledger in ledgers for t in ledger.tensors()] + scale, resolve)
 
@@ -124,16 +153,36 @@ _NOTHING = _Copied(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.
 
 
 class _Entry:
-    """A ledger on the host: `first` is before clipping, `last` as the optimizer saw it."""
+    """What one optimizer did: `first` is before clipping, `last` as the optimizer saw it."""
 
-    def __init__(self, ledger: _Ledger, copy: Floats) -> None:
-        backward, copy = _take(ledger.backward, copy)
-        before, copy = _take(ledger.before, copy)
-        after, copy = (before, copy) if ledger.after is ledger.before else _take(ledger.after, copy)
-        self.skipped = ledger.after is None or bool((copy > 0).any())
-        shrunk = ledger.backward is not None and before.squares.sum() < backward.squares.sum()
+    def __init__(self, backward: _Copied, before: _Copied, after: _Copied | None) -> None:
+        self.skipped = after is None
+        shrunk = backward is not _NOTHING and before.squares.sum() < backward.squares.sum()
         self.first = backward if shrunk else before
-        self.last = _NOTHING if self.skipped else after
+        self.last = _NOTHING if after is None else after
+
+
+def _entry(ledger: _Ledger, copy: Floats) -> _Entry:
+    backward, copy = _take(ledger.backward, copy)
+    before, copy = _take(ledger.before, copy)
+    after, copy = (before, copy) if ledger.after is ledger.before else _take(ledger.after, copy)
+    skipped = ledger.after is None or bool((copy > 0).any())
+    return _Entry(backward, before, None if skipped else after)
+
+
+def _measured(entries: Sequence[_Entry], scale: float, layers: int) -> Measured:
+    first = _Gradients([e.first for e in entries], layers)
+    alike = all(e.last is e.first for e in entries)
+    last = first if alike else _Gradients([e.last for e in entries], layers)
+    return Measured(
+        {
+            GRAD_NORM.name: first.norms(),
+            GRAD_NORM_CLIPPED.name: last.norms(),
+            NO_GRADIENT_FRACTION.name: first.missing(),
+            NONFINITE.name: first.nonfinite(),
+        },
+        _totals(first, last, any(e.skipped for e in entries)) | ({LOSS_SCALE: scale} if scale else {}),
+    )
 
 
 class _Gradients:
@@ -161,18 +210,26 @@ class _Gradients:
 
 
 def _measure(step: Step) -> _Norms:
-    tensors, rows = step.parameters.tensors, step.parameters.rows
-    gradients = [(i, g) for i, p in enumerate(tensors) if (g := p.grad) is not None]
+    rows = step.parameters.rows
+    gradients = step.parameters.gradients()
     norms = stats.l2_norms([g for _, g in gradients])
     if step.scaled and step.loss_scale is not None:
         norms = norms / step.loss_scale
-    trainable = rows[[i for i, p in enumerate(tensors) if p.requires_grad]]
     present = [i for i, _ in gradients]
-    return _Norms(rows[present], norms, trainable, [(id(g), g._version) for _, g in gradients])
+    unsummed = step.parameters.unsummed()
+    trainable = [i for i, p in enumerate(step.parameters.tensors) if p.requires_grad and i not in unsummed]
+    return _Norms(present, rows[present], norms, rows[trainable], _versions(step.parameters, gradients))
 
 
-def _versions(parameters: Parameters) -> list[tuple[int, int]]:
-    return [(id(g), g._version) for p in parameters.tensors if (g := p.grad) is not None]
+def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -> list[tuple[int, int]] | None:
+    """What tells whether gradients have changed: None where nothing does, for DTensors do not count their changes."""
+    return [(id(g), g._version) for _, g in gradients] if parameters.parts is None else None
+
+
+def _is_same(before: _Norms | None, parameters: Parameters) -> bool:
+    """Whether the gradients are those that were measured `before`."""
+    known = before.versions if before is not None else None
+    return known is not None and known == _versions(parameters, parameters.gradients())
 
 
 def _split(ledgers: Sequence[_Ledger], copy: Floats) -> list[tuple[_Ledger, Floats]]:
@@ -196,3 +253,70 @@ def _totals(first: _Gradients, last: _Gradients, skipped: bool) -> dict[str, flo
         if 0 < totals[TOTAL_NORM] < np.inf:
             totals[CLIP_COEFFICIENT] = totals[TOTAL_NORM_CLIPPED] / totals[TOTAL_NORM]
     return totals
+
+
+MOMENTS = 3
+"""At which gradients are measured: after a backward, before clipping, after the step."""
+
+FLAGS = 3
+"""Ranks that looked at gradients before clipping, that did so after a backward, and on which the optimizer skipped."""
+
+
+def _shared(ledger: _Ledger, size: int, device: torch.device) -> Tensor:
+    """Squared norms of the parts that are here at each moment, whether there is a gradient, flags.
+
+    float64[(MOMENTS + 1) * size + FLAGS], zero where there is nothing. It counts for nothing that a gradient is None of
+    which no part is here.
+    """
+    numbers = torch.zeros((MOMENTS + 1) * size + FLAGS, dtype=torch.float64, device=device)
+    *moments, present = numbers[:-FLAGS].view(MOMENTS + 1, size)
+    for squares, norms in zip(moments, (ledger.backward, ledger.before, ledger.after), strict=True):
+        if norms is not None:
+            index = torch.tensor(norms.numbers, dtype=torch.int64).to(device, non_blocking=True)
+            squares.index_copy_(0, index, norms.norms.double().square())
+            present.index_fill_(0, index, 1)
+    numbers[-3] = ledger.before is not None
+    numbers[-2] = ledger.backward is not None
+    numbers[-1] = ledger.after is None if ledger.overflow is None else (ledger.overflow > 0).any()
+    return numbers
+
+
+class _Known(NamedTuple):
+    """What need not be sent of an optimizer: its parameters, and the rows of those that were trainable."""
+
+    parameters: Parameters
+    trainable: npt.NDArray[np.int64]
+
+
+class _GradientsOfRanks:
+    """Sums up squared norms of parts; `known` is kept up to date by the probe, optimizer by optimizer."""
+
+    def __init__(self, known: Mapping[int, _Known]) -> None:
+        self._known = known
+
+    def memory(self) -> Mapping[int, Tensor]:
+        return {}
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        pass
+
+    def size(self, layout: Layout) -> int:
+        parts = [(MOMENTS + 1) * size + FLAGS for size in layout.parameters]
+        return sum(parts) + 1 if parts else 0
+
+    def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
+        entries = []
+        for number, size in enumerate(layout.parameters):
+            part, sums = np.split(sums, [(MOMENTS + 1) * size + FLAGS])
+            if part[-FLAGS] and number in self._known:
+                entries.append(_entry_of_ranks(self._known[number], part, layout.ranks))
+        return _measured(entries, float(sums[0]) / layout.ranks, layers)
+
+
+def _entry_of_ranks(known: _Known, sums: Float64s, ranks: int) -> _Entry:
+    *moments, present = sums[:-FLAGS].reshape(MOMENTS + 1, -1)
+    numbers = np.flatnonzero(present)
+    rows, shares = known.parameters.rows[numbers], known.parameters.shares(ranks)[numbers]
+    backward, before, after = (_Copied(rows, known.trainable, squares[numbers] * shares) for squares in moments)
+    _, backwards, skipped = sums[-FLAGS:] > 0
+    return _Entry(backward if backwards else _NOTHING, before, None if skipped else after)

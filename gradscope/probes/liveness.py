@@ -13,6 +13,7 @@ from gradscope.activations import RECTIFIER, Activation
 from gradscope.probes.probe import Measured, Merging, Pending, Probe
 from gradscope.ranks.layout import Float64s, Layout, pack, unpack, words
 from gradscope.records import Metric
+from gradscope.sharding import unit_slice
 from gradscope.thresholds import Thresholds
 
 FRACTIONS = DEAD, DYING, REVIVED = "dead_fraction", "dying_fraction", "revived_fraction"
@@ -46,6 +47,8 @@ class LivenessProbe(Probe):
         """The peaks of each row, of each micro-batch of the step."""
         self._units = _Units(self._window)
         self._widths: dict[int, int] = {}
+        self._slices: dict[int, tuple[int, int]] = {}
+        """Where the units of each row begin among those of all ranks, and how many these are."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -61,14 +64,16 @@ class LivenessProbe(Probe):
         if peaks.dtype is not torch.float32:
             peaks = peaks.float()
         batch = self._batches[-1]
-        width = self._widths.setdefault(row, units := peaks.shape[0])
-        if width != units:
+        units = peaks.shape[0]
+        if row not in self._widths:
+            self._widths[row], self._slices[row] = units, unit_slice(producer, units)
+        if (width := self._widths[row]) != units:
             raise ValueError(f"the number of units changed from {width} to {units}")
         batch[row] = torch.maximum(batch[row], peaks) if row in batch else peaks
 
     @property
     def units(self) -> Mapping[int, int]:
-        return self._widths
+        return {row: units for row, (_, units) in self._slices.items()}
 
     def merging(self) -> Merging:
         return _LivenessOfRanks(self._window)
@@ -83,10 +88,17 @@ class LivenessProbe(Probe):
             b = min(number, layout.batches - 1)  # more than were agreed on: these count as one
             widths = np.diff(ends).tolist()
             silent = torch.zeros(max(widths), device=device)
-            peaks = [batch.get(row, silent[:width]) for row, width in zip(rows, widths, strict=True)]
+            peaks = [
+                self._whole(row, batch) if row in batch else silent[:w] for row, w in zip(rows, widths, strict=True)
+            ]
             fired[b] |= torch.cat(peaks) > 0
             ran[b] += torch.tensor([row in batch for row in rows])
         return torch.cat((ran.clamp(max=1).view(-1).to(device), pack(fired, layout.ranks).view(-1)))
+
+    def _whole(self, row: int, batch: Mapping[int, Tensor]) -> Tensor:
+        """The peaks of a row among those of the units that other ranks hold: these are silent here."""
+        (first, units), here = self._slices[row], len(batch[row])
+        return batch[row] if here == units else nn.functional.pad(batch[row], (first, units - first - here))
 
     def memory(self) -> Mapping[int, Tensor]:
         return self._units.memory()

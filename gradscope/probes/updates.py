@@ -1,6 +1,6 @@
 """How far a step moves the weights, relative to their size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +9,21 @@ import torch
 from torch import Tensor
 
 from gradscope import stats
-from gradscope.probes.probe import NONFINITE, Measured, Parameters, Pending, Probe, Step, flagged, joined, sum_by_layer
+from gradscope.probes.probe import (
+    NONFINITE,
+    Measured,
+    Merging,
+    Parameters,
+    Pending,
+    Probe,
+    Step,
+    flagged,
+    joined,
+    sum_by_layer,
+)
+from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
+from gradscope.sharding import local
 from gradscope.thresholds import Thresholds
 
 WEIGHT_NORM = Metric("weight_norm", "weight norm", "L2 norm")
@@ -29,33 +42,49 @@ SAMPLE = 1024
 class _Samples:
     """Evenly spread elements of the trainable parameters that are watched, those of a length side by side.
 
-    `rows` and `scale`, int64[n] and float64[n], are the layer of each sample and how many elements stand behind one of
-    its elements, in the order of `norms`.
+    `numbers`, `rows` and `scale`, int64[n] twice and float64[n], are the parameter and the layer of each sample, and
+    how many elements stand behind one of its elements, in the order of `norms`. Of sharded parameters they are those of
+    the part that is here.
     """
 
     def __init__(self, parameters: Parameters, trainable: list[bool], size: int | None) -> None:
-        chosen = [i for i, row in enumerate(parameters.rows) if row >= 0 and trainable[i]]
-        self.tensors = [parameters.tensors[i] for i in chosen]
-        rows = parameters.rows[chosen]
-        self._parameters, self._trainable, self._places = parameters, trainable, _places(self.tensors)
-        views = [stats.sample(t, size or max(t.numel(), 1)) for t in self.tensors]
+        watched = [i for i, row in enumerate(parameters.rows) if row >= 0 and trainable[i]]
+        chosen = [i for i in watched if parameters.here(i).numel()]  # there are ranks without a part of it
+        self.watched = np.array(watched, dtype=np.int64)
+        self._tensors = [parameters.tensors[i] for i in chosen]
+        tensors = [parameters.here(i) for i in chosen]
+        self.parameters, self._trainable, self._places = parameters, trainable, _places(tensors)
+        views = [stats.sample(t, size or t.numel()) for t in tensors]
         # A tensor that is not dense is sampled by copying: that sample does not follow it.
-        self._follows = all(_storage(v) == _storage(t) for v, t in zip(views, self.tensors, strict=True))
+        self._follows = all(_storage(v) == _storage(t) for v, t in zip(views, tensors, strict=True))
         alike: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = {}
         for i, view in enumerate(views):
             alike.setdefault((view.shape, view.dtype, view.device), []).append(i)
         order = [i for group in alike.values() for i in group]
         self._groups = [[views[i] for i in group] for group in alike.values()]
-        self.rows = rows[order]
-        self.scale = np.array([self.tensors[i].numel() / max(views[i].numel(), 1) for i in order])
+        self.numbers = np.array(chosen, dtype=np.int64)[order]
+        self.rows = parameters.rows[self.numbers]
+        self.scale = np.array([tensors[i].numel() / views[i].numel() for i in order])
+
+        self._on_device: tuple[Tensor, Tensor] | None = None
+
+    def whole(self, norms: Sequence[Tensor]) -> Tensor:
+        """Return the squared norm of the part that is here of each parameter, of what `norms` gave: float64[all]."""
+        together = torch.cat([n.double() for n in norms]) if norms else torch.zeros(0, dtype=torch.float64)
+        if self._on_device is None:  # once, for it makes the host wait
+            places = torch.from_numpy(self.numbers).to(together.device)
+            self._on_device = places, torch.from_numpy(self.scale).to(together.device)
+        numbers, scale = self._on_device
+        squares = torch.zeros(len(self.parameters.tensors), dtype=torch.float64, device=together.device)
+        return squares.index_copy_(0, numbers, together.square() * scale)
 
     def fits(self, parameters: Parameters, trainable: list[bool]) -> bool:
         """Say whether these are still samples of those of `parameters` that are `trainable`."""
         return (
             self._follows
-            and self._parameters is parameters
+            and self.parameters is parameters
             and self._trainable == trainable
-            and self._places == _places(self.tensors)
+            and self._places == _places(self._tensors if parameters.parts is None else [*map(local, self._tensors)])
         )
 
     def copies(self) -> list[Tensor]:
@@ -92,6 +121,7 @@ class UpdateProbe(Probe):
         self._samples: dict[int, _Samples] = {}
         self._before: dict[int, _Weights] = {}
         self._moved: dict[int, _Moved] = {}
+        self._shared: dict[int, _Known] = {}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -122,28 +152,46 @@ class UpdateProbe(Probe):
             samples = self._samples[step.optimizer] = _Samples(step.parameters, trainable, self._size)
         return samples
 
+    def merging(self) -> Merging:
+        return _UpdatesOfRanks(self._shared)
+
+    def share(self, layout: Layout) -> Tensor:
+        self._shared.update({n: _Known(w.samples.parameters, w.samples.watched) for n, w in self._before.items()})
+        parts = [
+            _shared(self._before.get(number), self._moved.get(number), size)
+            for number, size in enumerate(layout.parameters)
+        ]
+        device = next((part.device for part in parts if part.device.type != "cpu"), torch.device("cpu"))
+        return torch.cat([part.to(device) for part in parts] or [torch.zeros(0, dtype=torch.float64)])
+
     def finish(self, layers: int) -> Pending:
         before, moved = list(self._before.values()), list(self._moved.values())
         self._before, self._moved = {}, {}
+        if any(w.samples.parameters.spread for w in before):
+            return Pending([], lambda copy: Measured({}))
         rows = joined([w.samples.rows for w in before])
         scale = np.concatenate([np.empty(0), *(w.samples.scale for w in before)])
 
         def resolve(copy: Floats) -> Measured:
             squares = copy[: len(rows)].astype(np.float64) ** 2 * scale
-            weight = sum_by_layer(rows, squares, layers)
-            change = _change(moved, copy[len(rows) :], layers)
-            with np.errstate(invalid="ignore"):  # inf / inf, where the weights are lost: NaN is the answer
-                ratio = np.sqrt(change / np.where(weight == 0, np.nan, weight))
-            return Measured(
-                {
-                    WEIGHT_NORM.name: np.sqrt(weight).astype(np.float32),
-                    UPDATE_RATIO.name: ratio.astype(np.float32),
-                    NONFINITE.name: flagged(rows, ~np.isfinite(squares), NonFinite.WEIGHT, layers),
-                }
-            )
+            return _measured(rows, squares, _change(moved, copy[len(rows) :], layers), layers)
 
         parts = [*(w.norms for w in before), *([*m.norms, *m.overflow] for m in moved)]
         return Pending([t for part in parts for t in part], resolve)
+
+
+def _measured(rows: npt.NDArray[np.int64], squares: Float64s, change: Float64s, layers: int) -> Measured:
+    """What squared norms of weights, and of the `change` of each layer, come to."""
+    weight = sum_by_layer(rows, squares, layers)
+    with np.errstate(invalid="ignore"):  # inf / inf, where the weights are lost: NaN is the answer
+        ratio = np.sqrt(change / np.where(weight == 0, np.nan, weight))
+    return Measured(
+        {
+            WEIGHT_NORM.name: np.sqrt(weight).astype(np.float32),
+            UPDATE_RATIO.name: ratio.astype(np.float32),
+            NONFINITE.name: flagged(rows, ~np.isfinite(squares), NonFinite.WEIGHT, layers),
+        }
+    )
 
 
 def _change(moved: Sequence[_Moved], copy: Floats, layers: int) -> npt.NDArray[np.float64]:
@@ -169,3 +217,59 @@ def _storage(t: Tensor) -> int:
 
 def _wide(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+FLAGS = 3
+"""Ranks that looked at the weights before the step, that looked after it, and on which nothing came of it."""
+
+
+class _Known(NamedTuple):
+    """What need not be sent of an optimizer: its parameters, and the numbers of those that are watched."""
+
+    parameters: Parameters
+    watched: npt.NDArray[np.int64]
+
+
+def _shared(weights: _Weights | None, moved: _Moved | None, size: int) -> Tensor:
+    """Squared norms of the parts of weights and changes that are here, and flags: float64[2 * size + FLAGS]."""
+    if weights is None:
+        return torch.zeros(2 * size + FLAGS, dtype=torch.float64)
+    before = weights.samples.whole(weights.norms)
+    after = torch.zeros_like(before) if moved is None else moved.samples.whole(moved.norms)
+    flags = before.new_zeros(FLAGS)
+    flags[0], flags[1] = 1, moved is not None
+    for overflow in [] if moved is None else moved.overflow:
+        flags[2] = (overflow > 0).any()
+    return torch.cat((before, after, flags))
+
+
+class _UpdatesOfRanks:
+    """Sums up squared norms of parts; `known` is kept up to date by the probe, optimizer by optimizer."""
+
+    def __init__(self, known: Mapping[int, _Known]) -> None:
+        self._known = known
+
+    def memory(self) -> Mapping[int, Tensor]:
+        return {}
+
+    def remember(self, memory: Mapping[int, Tensor]) -> None:
+        pass
+
+    def size(self, layout: Layout) -> int:
+        return sum(2 * size + FLAGS for size in layout.parameters)
+
+    def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
+        rows, weights, moved, changes = [], [np.empty(0)], [], [np.empty(0)]
+        for number, size in enumerate(layout.parameters):
+            part, sums = np.split(sums, [2 * size + FLAGS])
+            looked, after, skipped = part[-FLAGS:]
+            if looked and number in self._known:
+                parameters, watched = self._known[number]
+                squares = part[:-FLAGS].reshape(2, -1)[:, watched] * parameters.shares(layout.ranks)[watched]
+                rows.append(parameters.rows[watched])
+                weights.append(squares[0])
+                if after == looked and not skipped:
+                    moved.append(rows[-1])
+                    changes.append(squares[1])
+        change = sum_by_layer(joined(moved), np.concatenate(changes), layers)
+        return _measured(joined(rows), np.concatenate(weights), change, layers)

@@ -16,6 +16,7 @@ from gradscope.ranks.group import Group
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.ranks.outliers import Outliers
 from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, Origin, RankOutlier
+from gradscope.sharding import GRADIENTS
 
 HEAD = 4
 """Numbers before those of the probes: ranks with news, ranks where something failed, the sum of losses, how many."""
@@ -88,6 +89,8 @@ class RankMerge:
         """What this rank knows."""
         self.all = Facts()
         """What all of them know."""
+        self.comparable: dict[int, bool] = {}
+        """By row, whether this rank sees the same units of an activation as the others: with tensor parallelism not."""
         self.ended = ""
         """Why nothing is merged any more."""
         self.is_lost = False
@@ -160,11 +163,19 @@ class RankMerge:
         self._wanted |= self._device.type != "cpu" and bool(total[0] > 0)
         loss = {"loss": _loss(total[2], total[3])}
         if total[1] > 0:
-            return loss | {name: Measured({}) for name in self._everyone}
+            return loss | {name: Measured({}) for name, merging in self._everyone.items() if merging.size(layout)}
         everyone = self._measured(self._everyone, layout, total[HEAD:], len(layers))
         others = self._measured(self._others, layout, (total - mine)[HEAD:], len(layers))
-        self._outliers.see(step, layers, _metrics(own), _metrics(others))
+        self._outliers.see(step, layers, self._compared(own), self._compared(others))
         return loss | everyone
+
+    def _compared(self, measured: Mapping[str, Measured]) -> dict[str, Floats]:
+        apart = [row for row, alike in self.comparable.items() if not alike]
+        metrics = {name: values for part in measured.values() for name, values in part.metrics.items()}
+        if apart:
+            others = {name: ~np.isin(np.arange(len(values)), apart) for name, values in metrics.items()}
+            return {name: np.where(others[name], values, np.float32("nan")) for name, values in metrics.items()}
+        return metrics
 
     def memory(self, probe: str) -> Mapping[int, Tensor] | None:
         """Return what is remembered on all ranks together in place of what `probe` remembers on this one, if it is."""
@@ -226,8 +237,8 @@ class RankMerge:
     ) -> dict[str, Measured]:
         measured = {}
         for name, merging in mergings.items():
-            size = merging.size(layout)
-            measured[name] = merging.measured(layout, sums[:size], layers)
+            if size := merging.size(layout):  # what shares nothing is the same on all ranks
+                measured[name] = merging.measured(layout, sums[:size], layers)
             sums = sums[size:]
         return measured
 
@@ -293,14 +304,17 @@ class RankMerge:
         self._table.ran_elsewhere.update(
             row for row, entries in zip(rows, alike.values(), strict=True) if any(e.ran for _, e in entries)
         )
-        first = next(iter(inventories.values()))
+        first, *others = inventories.values()
+        sharded_alike = all(other.parameters == first.parameters for other in others)
+        if not sharded_alike:
+            self._failures.setdefault(GRADIENTS, "not measured: their number is not the same on all ranks")
         self.layout = Layout(
             self.size,
             np.array(rows, dtype=np.int64),
             tuple(entries[0][1].activation.kind for entries in alike.values()),
             np.array([max(e.units for _, e in entries) for entries in alike.values()], dtype=np.int64),
             max(inventory.batches for inventory in inventories.values()),
-            first.parameters if all(i.parameters == first.parameters for i in inventories.values()) else (),
+            first.parameters if sharded_alike else (),
         )
 
     def _are_alike(self, name: str, entries: Sequence[tuple[int, Seen]]) -> bool:
@@ -318,10 +332,6 @@ class RankMerge:
 
 def _loss(total: float, number: float) -> Measured:
     return Measured({}, {LOSS: total / number, NONFINITE_LOSS: float(not np.isfinite(total))} if number else {})
-
-
-def _metrics(measured: Mapping[str, Measured]) -> dict[str, Floats]:
-    return {name: values for part in measured.values() for name, values in part.metrics.items()}
 
 
 DIRECTIONS = ("batch", "forward", "weight", "backward", "")
