@@ -8,26 +8,23 @@ from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradscope import options
-from gradscope.actions import Action, Actions, Ending, GradScopeError, Ranks
+from gradscope.actions import Action, Actions, Ending, GradScopeError
 from gradscope.cadence import Cadence, StepClock
-from gradscope.every_step import StepWatch, earliest_origin
+from gradscope.every_step import StepWatch
+from gradscope.fit import Fit
 from gradscope.forward import FUNCTIONS
-from gradscope.history import History
 from gradscope.messages import say
 from gradscope.monitored import Monitored
 from gradscope.patterns import NamePatterns
 from gradscope.preflight import Preflight
-from gradscope.ranks.group import Group
-from gradscope.ranks.merging import Facts, RankMerge
 from gradscope.recorder import Recorder
-from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Record, Run, Setup, Severity
+from gradscope.records import Finding, Record, Run, Severity
 from gradscope.resumable import Resumable
-from gradscope.resume import Memory, Units, records_of, restricted
+from gradscope.resume import Memory
 from gradscope.rules import diagnose
 from gradscope.scaling import LossScale
 from gradscope.sinks import Resumption, Sinks
@@ -42,7 +39,6 @@ from gradscope.trainers import (
     save_stopped,
     sinks_of,
 )
-from gradscope.wording import counted
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl  # of either package
@@ -81,7 +77,7 @@ def _shielded(hook: Hook[P]) -> Hook[P]:
             raise  # the one thing that may end the training, for the user asked for it
         except Exception as error:
             self._switch_off(f"{hook.__name__} failed with {type(error).__name__}: {error}")
-        self._seconds += time.perf_counter() - start
+        self._fit.seconds += time.perf_counter() - start
 
     return shielded
 
@@ -161,41 +157,19 @@ class GradScope(Resumable):
 
     def _start_over(self) -> None:
         self._trainer: pl.Trainer | None = None
-        self._recorder: Recorder | None = None
-        self._watch: StepWatch | None = None
-        self._preflight: Preflight | None = None
-        self._setup = Setup()
-        self._ranks: RankMerge | None = None
-        self._voices: Ranks | None = None
-        self._facts = Facts()
+        self._fit = Fit(self.thresholds)
         self._cadence = Cadence(self._interval, self.budget)
         self._clock = StepClock(self._cadence)
         self._batch: object = None
-        self._origin: Origin | None = None
-        self._ledger = Ledger()
-        self._flights: dict[str, Flight] = {}
         self._actions = Actions(self.on_finding, say)
-        self._history = History()
-        self._units: Units = {}
-        self._window: Flight | None = None
         self._first_step: int | None = None
         self._began = time.time()
-        self._logs: tuple[str, ...] = ()
-        self._covered: Coverage | None = None
         self._sinks: Sinks | None = None
         self._monitored = Monitored()
-        self._name = "fit"
         self._recording = False
         self._micro_batches = 0
         self._off = ""
         self._warned = False
-        self._columns: tuple[Metric, ...] = ()
-        self._unseen: dict[str, str] = {}
-        self._measured: Mapping[str, int] = {}
-        self._announced: set[str] = set()
-        self._seconds = 0.0
-        self._started = time.perf_counter()
-        self._ended: float | None = None
 
     # What a user reads.
 
@@ -207,22 +181,8 @@ class GradScope(Resumable):
     @property
     def run(self) -> Run:
         """The run so far: of a long fit the first, the newest and a choice of the records between, 2,000 at most."""
-        in_hooks = self._recorder.seconds if self._recorder else 0.0
-        lasted = (self._ended or time.perf_counter()) - self._started
-        return Run.from_records(
-            self._name,
-            self._history.records,
-            self._columns,
-            thresholds=self.thresholds,
-            coverage=self._coverage(),
-            overhead=Overhead(self._history.added, self._seconds + in_hooks, lasted, self._cadence.interval),
-            ledger=self._counted(),
-            setup=self._setup_now(),
-            origin=self._first_origin(),
-            rank_outliers=self._facts.outliers,
-            flights=dict(self._flights),
-            stop=self._actions.stop,
-        )
+        off = {"GradScope": self._off} if self._off else {}
+        return self._fit.run(self._cadence.interval, {**self._actions.unseen, **off}, stop=self._actions.stop)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -247,17 +207,15 @@ class GradScope(Resumable):
         if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]
             self._switch_off(SECOND)
             return
-        self._join_ranks(trainer, pl_module.device)
-        self._name = run_name(trainer)
+        fit = self._fit
+        if trainer.world_size > 1:
+            fit.ranks.join(trainer.strategy, pl_module.device, self._actions.may_end_the_fit)
+        fit.name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
-        self._recorder = Recorder(
-            pl_module, self.thresholds, self.layers, self.exact, scale, self._ranks, trainer.model
-        )
-        self._preflight = Preflight(self._recorder)
-        self._columns = self._recorder.columns
-        self._monitored = Monitored(self._columns)
-        self._watch = StepWatch(self._recorder.table, self._recorder.forward.trace, scale, self.flight_recorder)
-        self._watch.attach(trainer.optimizers)
+        recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale, fit.ranks.merge, trainer.model)
+        watch = StepWatch(recorder.table, recorder.forward.trace, scale, self.flight_recorder)
+        fit.watch_with(recorder, watch, Preflight(recorder), trainer.optimizers)
+        self._monitored = Monitored(fit.columns)
         self._cadence.alone = trainer.world_size == 1
 
     @_shielded
@@ -269,55 +227,55 @@ class GradScope(Resumable):
             self._begin(logged_step(trainer))
         self._review(trainer)
         self._agree(trainer)
-        if self._ranks is not None and self._cadence.due(logged_step(trainer)):
-            self._ranks.owe(trainer.global_step)
-        if self._recorder is None:
+        if self._cadence.due(logged_step(trainer)):
+            self._fit.ranks.owe(trainer.global_step)
+        if self._fit.recorder is None:
             return
         self._batch = batch
-        self._clock.start(self._seconds + self._recorder.seconds)
+        self._clock.start(self._fit.seconds + self._fit.recorder.seconds)
         if self._recording:
-            self._recorder.begin_batch()
+            self._fit.recorder.begin_batch()
         elif not self._off and self._cadence.due(logged_step(trainer)):
             self._recording, self._micro_batches = True, 0
             everything = self._cadence.alarmed() or pl_module.device.type != "cpu"
             untouched = gradients_are_left_alone(trainer, pl_module, self)
-            self._recorder.begin(trainer.optimizers, untouched, everything)
-            if self._preflight is not None:
-                self._preflight.begin(trainer.optimizers, begins_from_scratch(trainer))
+            self._fit.recorder.begin(trainer.optimizers, untouched, everything)
+            if self._fit.preflight is not None:
+                self._fit.preflight.begin(trainer.optimizers, begins_from_scratch(trainer))
         self._clock.recorded = self._recording
 
     @_shielded
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Look at the loss, and stop listening: activation checkpointing runs the forward again, and so does LBFGS."""
-        if self._recorder is None:
+        if self._fit.recorder is None:
             return
         if self._recording:
-            self._recorder.listening = False
-            self._recorder.forward.trace.end(loss)
-            if self._preflight is not None:
-                self._preflight.before_backward(loss)
+            self._fit.recorder.listening = False
+            self._fit.recorder.forward.trace.end(loss)
+            if self._fit.preflight is not None:
+                self._fit.preflight.before_backward(loss)
             if pl_module.automatic_optimization:
-                self._recorder.end_forward()
-        self._tell_watch(lambda watch: watch.before_backward(logged_step(trainer), loss, self._batch))
+                self._fit.recorder.end_forward()
+        self._fit.tell_watch(lambda watch: watch.before_backward(logged_step(trainer), loss, self._batch))
 
     @_shielded
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure before the user of manual optimization clips, and listen again: the step may go on to a forward."""
-        if self._recorder is not None and self._recording and not pl_module.automatic_optimization:
-            self._recorder.listening = True
-            self._recorder.after_backward()
+        if self._fit.recorder is not None and self._recording and not pl_module.automatic_optimization:
+            self._fit.recorder.listening = True
+            self._fit.recorder.after_backward()
 
     @_shielded
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Measure gradients that are not clipped yet."""
-        if self._recorder is None:
+        if self._fit.recorder is None:
             return
-        bare, moment = getattr(optimizer, "optimizer", optimizer), self._recorder.idle_step_of
+        bare, moment = getattr(optimizer, "optimizer", optimizer), self._fit.recorder.idle_step_of
         if self._recording:
-            self._recorder.before_optimizer_step(bare)
-        self._tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment))
+            self._fit.recorder.before_optimizer_step(bare)
+        self._fit.tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -332,17 +290,17 @@ class GradScope(Resumable):
     def _end_of_train_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
         """End the record once an optimizer has stepped, and hand on what has arrived."""
         self._batch = None
-        if self._recorder is None:
+        if self._fit.recorder is None:
             return
         loss = loss_of(trainer, outputs)
-        self._tell_watch(lambda watch: watch.end_batch(logged_step(trainer), loss))
+        self._fit.tell_watch(lambda watch: watch.end_batch(logged_step(trainer), loss))
         if self._recording:
-            if self._preflight is not None:
-                self._preflight.end_batch()
-            self._end_batch(self._recorder, logged_step(trainer), loss)
-        self._announce_failures(self._recorder)
+            if self._fit.preflight is not None:
+                self._fit.preflight.end_batch()
+            self._end_batch(self._fit.recorder, logged_step(trainer), loss)
+        self._fit.announce_failures()
         looked_at = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
-        while (record := self._recorder.poll(wait=looked_at)) is not None:
+        while (record := self._fit.recorder.poll(wait=looked_at)) is not None:
             self._keep(trainer, record)
         if trainer.world_size == 1:
             self._end_fit(trainer, self._actions.agreed(None))
@@ -350,8 +308,8 @@ class GradScope(Resumable):
     @_shielded
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do not listen, also where the model refused the batch that had begun."""
-        if self._recorder is not None:
-            self._recorder.end_forward()
+        if self._fit.recorder is not None:
+            self._fit.recorder.end_forward()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do not listen, and let those who look when validation ends know the newest numbers."""
@@ -368,7 +326,7 @@ class GradScope(Resumable):
         self._settle(trainer)
         self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
         self._show(trainer, looked_at=True)
-        ending = self._actions.agreed(self._voices)
+        ending = self._actions.agreed(self._fit.ranks.voices)
         if ending is not None and ending.action is Action.RAISE:
             self._end_fit(trainer, ending)
 
@@ -379,16 +337,15 @@ class GradScope(Resumable):
             self._finish(trainer)
         finally:
             self._trainer = None
-            self._part()
+            self._fit.ranks.part()
 
     @_shielded
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing attached, and hold nothing of the model."""
         self._trainer = None
         self._detach()
-        if self._recorder is not None:  # no `on_train_end` came: a fit of no epochs
-            self._release(self._recorder)
-        self._part()
+        self._release()  # also where no `on_train_end` came: a fit of no epochs
+        self._fit.ranks.part()
         for method_of_the_model in ("log", "log_dict"):  # Lightning lends them to every callback and takes none back
             self.__dict__.pop(method_of_the_model, None)
 
@@ -407,88 +364,44 @@ class GradScope(Resumable):
     @_shielded
     def _show(self, trainer: pl.Trainer, looked_at: bool = False) -> None:
         """Let EarlyStopping and its like see the newest numbers; ranks ask for them also where that has failed."""
-        if self._off or (self._recorder is not None and self._recorder.failures):
+        if self._off or (self._fit.recorder is not None and self._fit.recorder.failures):
             self._monitored.fail()
         try:
             now = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
-            self._monitored.show(trainer, looked_at or now, self._voices)
+            self._monitored.show(trainer, looked_at or now, self._fit.ranks.voices)
         except Exception as error:
-            if "callback_metrics" not in self._unseen:
-                self._unseen["callback_metrics"] = f"not kept up to date after {type(error).__name__}: {error}"
-                say(f"callback_metrics are {self._unseen['callback_metrics']}. Everything else goes on.")
-
-    def _join_ranks(self, trainer: pl.Trainer, device: torch.device) -> None:
-        """Come together with the other ranks. Where that fails, each goes on by itself."""
-        if trainer.world_size == 1:
-            return
-        try:
-            group = Group.joined(device)
-        except Exception as error:
-            self._leave_ranks(f"could not be reached after {type(error).__name__}: {error}")
-            return
-        if group is None:
-            self._voices = trainer.strategy
-            self._leave_ranks("are not known to torch.distributed")
-        else:
-            self._ranks, self._voices = RankMerge(group), group
-
-    def _part(self) -> None:
-        if self._ranks is not None:
-            self._ranks.leave()
-        self._ranks = self._voices = None
-
-    def _leave_ranks(self, why: str) -> None:
-        self._unseen["other ranks"] = f"{why}: activations are those of rank zero"
-        say(f"other ranks {self._unseen['other ranks']}. Everything else goes on.")
-        if self._voices is None and self._actions.may_end_the_fit:
-            self._unseen["on_finding"] = "ends no fit of several ranks, as these cannot agree on it"
-
-    def _tell_ranks(self, ranks: RankMerge) -> None:
-        """Have ready what the other ranks are to know."""
-        origin = self._own_origin()
-        never_called = self._preflight.setup().never_called if self._preflight and self._preflight.is_done else None
-        ranks.own = Facts(replace(origin, rank=ranks.rank) if origin else None, never_called)
+            if "callback_metrics" not in self._fit.unseen:
+                self._fit.unseen["callback_metrics"] = f"not kept up to date after {type(error).__name__}: {error}"
+                say(f"callback_metrics are {self._fit.unseen['callback_metrics']}. Everything else goes on.")
 
     @_shielded
     def _answer(self, trainer: pl.Trainer) -> None:
         """Send nothing where the other ranks wait for a record that does not come."""
-        if self._ranks is not None:
-            self._ranks.answer(trainer.global_step, self._off)
+        self._fit.ranks.answer(trainer.global_step, self._off)
 
     @_shielded
     def _settle(self, trainer: pl.Trainer) -> None:
         """Hear the last news of all ranks: what any of them has seen belongs in the last verdict."""
-        if self._ranks is None:
-            return
         try:
             self._keep_the_rest(trainer)
-            self._tell_ranks(self._ranks)
+            self._fit.tell_ranks()
         finally:
-            self._ranks.settle()
-            self._hear_ranks()
-
-    def _merged_ranks(self) -> dict[str, int]:
-        return {"ranks": self._ranks.size} if self._ranks is not None and not self._ranks.ended else {}
-
-    def _hear_ranks(self) -> None:
-        if self._ranks is not None:
-            self._facts = self._ranks.all
-            if self._ranks.ended and "other ranks" not in self._unseen:
-                self._voices = None if self._ranks.is_lost else self._voices
-                self._leave_ranks(self._ranks.ended)
+            self._fit.ranks.settle()
 
     def _review(self, trainer: pl.Trainer) -> None:
         """Choose the interval anew where it is time: on every rank, also on one where GradScope has failed."""
         if self._cadence.wants_review(logged_step(trainer)):
             interval = self._cadence.affordable_interval()
             # All take what rank zero says, so that all record the same steps.
-            self._cadence.interval = self._voices.broadcast(interval) if self._voices is not None else interval
+            voices = self._fit.ranks.voices
+            self._cadence.interval = interval if voices is None else voices.broadcast(interval)
 
     def _agree(self, trainer: pl.Trainer) -> None:
         """Let several ranks end the fit together, right after a step that each of them knows to be recorded."""
         step = logged_step(trainer)
-        if self._voices is not None and self._actions.wants_agreement(step) and self._cadence.due(step - 1):
-            self._end_fit(trainer, self._actions.agreed(self._voices))
+        voices = self._fit.ranks.voices
+        if voices is not None and self._actions.wants_agreement(step) and self._cadence.due(step - 1):
+            self._end_fit(trainer, self._actions.agreed(voices))
 
     def _end_fit(self, trainer: pl.Trainer, ending: Ending | None) -> None:
         if ending is None:
@@ -505,51 +418,38 @@ class GradScope(Resumable):
         self._finish(trainer)
         flush(trainer)
 
-    def _tell_watch(self, tell: Callable[[StepWatch], None]) -> None:
-        """Tell the watch of every step; where it fails it is off, and the records go on."""
-        if self._watch is None:
-            return
-        try:
-            tell(self._watch)
-        except Exception as error:
-            self._watch.detach()
-            self._watch = None
-            self._unseen["every step"] = f"no longer looked at after {type(error).__name__}: {error}"
-            say(f"every step is {self._unseen['every step']}. Everything else goes on.")
-
     def _end_batch(self, recorder: Recorder, step: int, loss: Tensor | None) -> None:
         recorder.end_batch(loss)
         self._warn_of_gaps(recorder)
         self._micro_batches += 1
         if recorder.stepped:
-            if self._ranks is not None:
-                self._tell_ranks(self._ranks)
+            self._fit.tell_ranks()
             recorder.end(step)
-            self._hear_ranks()
+            self._fit.ranks.hear()
             self._recording = False
         elif self._micro_batches == MICRO_BATCH_LIMIT:
             self._switch_off(f"no optimizer stepped in {MICRO_BATCH_LIMIT:,} batches")
 
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
-        self._history.add(record)
+        self._fit.history.add(record)
         self._monitored.hear(record)
-        self._covered = None
+        self._fit.has_recorded()
         alarming = self._cadence.alarm.hear(record)
         if not trainer.is_global_zero:
             return
         if self._sinks is None:
             self._sinks = self._open_sinks(trainer)
         self._sinks.tell(lambda sink: sink.record(record))
-        if self._cadence.wants_diagnosis(self._history.added, alarming):
+        if self._cadence.wants_diagnosis(self._fit.history.added, alarming):
             self._write_verdicts(final=False)
 
     def _open_sinks(self, trainer: pl.Trainer) -> Sinks:
-        sinks = sinks_of(trainer, self._columns, self._parts, say)
+        sinks = sinks_of(trainer, self._fit.columns, self._parts, say)
         if step := self._first_step:
-            before = [record for record in self._history.records if record.step < step]
-            resumption = Resumption(step, self._began, before, self._logs)
+            before = [record for record in self._fit.history.records if record.step < step]
+            resumption = Resumption(step, self._began, before, self._fit.logs)
             sinks.tell(lambda sink: sink.resume(resumption))
-        self._logs = sinks.logs
+        self._fit.logs = sinks.logs
         return sinks
 
     def _is_under_way(self) -> bool:
@@ -557,23 +457,18 @@ class GradScope(Resumable):
 
     def _memory(self) -> Memory | None:
         start = time.perf_counter()
-        if self._recorder is not None and self._trainer is not None:
-            while (record := self._recorder.poll(wait=True)) is not None:
-                self._keep(self._trainer, record)
-            self._units = self._recorder.memory()
-            self._tell_watch(self._keep_window)
-        if self._preflight is not None:
-            self._preflight.setup(wait=True)
+        if self._trainer is not None:
+            self._keep_the_rest(self._trainer)
+        if self._fit.preflight is not None:
+            self._fit.preflight.setup(wait=True)
         if self._sinks is not None:  # a checkpoint must not know more than the log
             self._sinks.tell(lambda sink: sink.flush())
         cadence, known = self._cadence.state(), self._actions.known()
-        self._seconds += time.perf_counter() - start
-        if not self._history.added:
+        units, window = self._fit.units(), self._fit.window()
+        self._fit.seconds += time.perf_counter() - start
+        if not self._fit.history.added:
             return None
-        return Memory(self.run, cadence, known, self._units, self._window, self._logs)
-
-    def _keep_window(self, watch: StepWatch) -> None:
-        self._window = watch.flight()
+        return Memory(self.run, cadence, known, units, window, self._fit.logs)
 
     def _begin(self, step: int) -> None:
         """Begin the fit at `step`, from what was loaded if anything was."""
@@ -582,42 +477,21 @@ class GradScope(Resumable):
         if memory is not None:  # first of all: ranks go by the cadence, also one on which something has failed
             self._cadence.restore(memory.cadence)
         self._cadence.begin(step)
-        if memory is not None and self._recorder is not None:
-            self._take_up(memory, self._recorder)
-            self._history.forget_from(step)
-
-    def _take_up(self, memory: Memory, recorder: Recorder) -> None:
-        run = restricted(memory.run, recorder.table.may_have, self._columns)
-        self._history.restore(records_of(run), run.overhead.records)
-        self._actions.restore(memory.findings)
-        self._ledger, self._origin, self._flights = run.ledger, run.origin, dict(run.flights)
-        self._seconds += run.overhead.gradscope_seconds
-        self._started -= run.overhead.fit_seconds
-        self._logs, self._covered = memory.logs, run.coverage
-        recorder.remember(memory.units)
-        if self._preflight is not None:
-            self._preflight.restore(run.setup)
-        self._tell_watch(lambda watch: watch.restore(memory.window))
-        if lost := len(memory.run.layers) - len(run.layers):
-            say(f"goes on without {counted(lost, 'layer')} of the checkpoint that this model does not have or watch.")
-
-    def _counted(self) -> Ledger:
-        """How many steps there were, those before a checkpoint included."""
-        if self._watch is None:
-            return self._ledger
-        now = self._watch.ledger()
-        return Ledger(self._ledger.steps + now.steps, self._ledger.skipped + now.skipped)
+        if memory is not None and self._fit.recorder is not None:
+            self._actions.restore(memory.findings)
+            self._fit.take_up(memory, self._fit.recorder)
+            self._fit.history.forget_from(step)
 
     def _finish(self, trainer: pl.Trainer) -> None:
-        if self._recorder is None:
+        if self._fit.recorder is None:
             return
-        self._ended = time.perf_counter()
+        self._fit.end()
         self._detach()
         self._keep_the_rest(trainer)
-        self._announce_failures(self._recorder)
-        self._keep_flights(self.findings)
-        self._release(self._recorder)
-        if trainer.is_global_zero and self._history.records:
+        self._fit.announce_failures()
+        self._fit.keep_flights(self.findings)
+        self._release()
+        if trainer.is_global_zero and self._fit.history.records:
             self._write_verdicts(final=True)
             if self.summary:
                 from gradscope.cli.summary import print_report
@@ -626,73 +500,29 @@ class GradScope(Resumable):
         self._sinks = None
 
     def _keep_the_rest(self, trainer: pl.Trainer) -> None:
-        while self._recorder is not None and (record := self._recorder.poll(wait=True)) is not None:
+        while self._fit.recorder is not None and (record := self._fit.recorder.poll(wait=True)) is not None:
             self._keep(trainer, record)
 
-    def _release(self, recorder: Recorder) -> None:
-        """Let go of the model and its optimizers: the user may want their memory back."""
-        coverage = self._covered_by(recorder)
-        self._unseen.update(coverage.unseen)
-        self._measured = {**coverage.measured, **self._merged_ranks()}
-        self._seconds += recorder.seconds
-        self._origin = self._first_origin()
-        self._units = recorder.memory()
-        self._tell_watch(self._keep_window)
-        self._ledger = self._counted()
-        self._setup = self._setup_now()
-        self._recorder = self._watch = self._preflight = self._trainer = None
+    def _release(self) -> None:
+        self._fit.release()
+        self._trainer = None
 
     def _detach(self) -> None:
-        if self._recorder is not None:
-            self._recorder.release()
-        if self._watch is not None:
-            self._watch.detach()
+        self._fit.detach()
         self._batch = None
 
     def _write_verdicts(self, final: bool) -> None:
         run = self.run
         findings = diagnose(run)
         self._monitored.judge(findings)
-        self._keep_flights(findings)
+        self._fit.keep_flights(findings)
         if final:
             self._actions.hear_the_last(findings, int(run.steps[-1]), self.summary)
         else:
             self._actions.hear(findings, int(run.steps[-1]))
-        run = replace(run, flights=dict(self._flights))
+        run = replace(run, flights=self._fit.flights)
         if self._sinks is not None:
             self._sinks.tell(lambda sink: sink.verdicts(run, findings, final))
-
-    def _keep_flights(self, findings: Sequence[Finding]) -> None:
-        new = [f.code for f in findings if f.severity is Severity.CRITICAL and f.code not in self._flights]
-
-        def keep(watch: StepWatch) -> None:
-            if (flight := watch.flight()) is not None:
-                self._flights.update(dict.fromkeys(new, flight))
-
-        if new:
-            self._tell_watch(keep)
-
-    def _first_origin(self) -> Origin | None:
-        return self._facts.origin or self._own_origin()
-
-    def _own_origin(self) -> Origin | None:
-        seen = self._recorder.origin if self._recorder else None
-        return earliest_origin(seen, self._watch.origin if self._watch else None, self._origin)
-
-    def _setup_now(self) -> Setup:
-        setup = self._preflight.setup() if self._preflight else self._setup
-        never_called = self._facts.never_called
-        return setup if never_called is None else replace(setup, never_called=never_called)
-
-    def _coverage(self) -> Coverage:
-        coverage = self._covered_by(self._recorder) if self._recorder else Coverage({}, self._measured)
-        off = {"GradScope": self._off} if self._off else {}
-        measured = {**coverage.measured, **self._merged_ranks()}
-        return Coverage({**self._unseen, **coverage.unseen, **self._actions.unseen, **off}, measured)
-
-    def _covered_by(self, recorder: Recorder) -> Coverage:
-        """What was measured: before the first record of a resumed fit what had been until the checkpoint."""
-        return recorder.coverage() if self._covered is None else self._covered
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""
@@ -700,11 +530,6 @@ class GradScope(Resumable):
             self._warned = True
             for gap in recorder.table.gaps(self.layers, recorder.forward.unseen().get(FUNCTIONS, "none was called")):
                 say(gap)
-
-    def _announce_failures(self, recorder: Recorder) -> None:
-        for slot in recorder.failures.keys() - self._announced:
-            self._announced.add(slot)
-            say(f"{slot} {recorder.failures[slot]}. Everything else goes on.")
 
     def _switch_off(self, reason: str) -> None:
         try:

@@ -13,7 +13,7 @@ PACKAGE = Path(gradscope.__file__).parent
 HEAVY = {"torch", "pytorch_lightning", "lightning", "rich", "tensorboard", "PIL", "pandas", "pyarrow"}
 MEASURING = (
     "stats layers transfer recorder probes scaling forward functions compiled every_step flight provenance graph "
-    "preflight ranks resume sharding"
+    "preflight fit ranks resume sharding"
 )
 ROOMS = {
     "torch": {*MEASURING.split()},

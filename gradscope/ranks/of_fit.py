@@ -1,0 +1,93 @@
+"""The ranks of one fit: whom to ask, what they know together, and what is said where one does not answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradscope.messages import say
+from gradscope.ranks.group import Group
+from gradscope.ranks.merging import Facts, RankMerge
+
+if TYPE_CHECKING:
+    import torch
+
+    from gradscope.actions import Ranks
+
+OTHERS = "other ranks"
+
+
+class RanksOfFit:
+    """A process that trains alone has neither `voices` to ask nor records to `merge`."""
+
+    def __init__(self) -> None:
+        self.merge: RankMerge | None = None
+        """What merges records, where ranks are known to torch.distributed."""
+        self.voices: Ranks | None = None
+        """Who can be asked in any matter."""
+        self.facts = Facts()
+        """What all ranks know together, beside the numbers."""
+        self.unseen: dict[str, str] = {}
+        """What is not known of them, and why."""
+        self._may_end_the_fit = False
+
+    def join(self, strategy: Ranks, device: torch.device, may_end_the_fit: bool) -> None:
+        """Come together with the other ranks. Where that fails, each goes on by itself."""
+        self._may_end_the_fit = may_end_the_fit
+        try:
+            group = Group.joined(device)
+        except Exception as error:
+            self._go_on_without(f"could not be reached after {type(error).__name__}: {error}")
+            return
+        if group is None:
+            self.voices = strategy
+            self._go_on_without("are not known to torch.distributed")
+        else:
+            self.merge, self.voices = RankMerge(group), group
+
+    def measured(self) -> dict[str, int]:
+        """Return how many ranks there are in a record, as `Coverage.measured` has it: nothing of one alone."""
+        return {"ranks": self.merge.size} if self.merge is not None and not self.merge.ended else {}
+
+    def tell(self, own: Facts) -> None:
+        """Have ready what the other ranks are to know with the next record."""
+        if self.merge is not None:
+            origin = replace(own.origin, rank=self.merge.rank) if own.origin is not None else None
+            self.merge.own = own._replace(origin=origin)
+
+    def hear(self) -> None:
+        """Take in what all ranks knew at the last record."""
+        if self.merge is None:
+            return
+        self.facts = self.merge.all
+        if self.merge.ended and OTHERS not in self.unseen:
+            self.voices = None if self.merge.is_lost else self.voices
+            self._go_on_without(self.merge.ended)
+
+    def owe(self, steps: int) -> None:
+        """Note that the step is recorded that begins after so many steps of the optimizers."""
+        if self.merge is not None:
+            self.merge.owe(steps)
+
+    def answer(self, steps: int, why: str) -> None:
+        """Send nothing where the others wait for a record that did not come: `why`."""
+        if self.merge is not None:
+            self.merge.answer(steps, why)
+
+    def settle(self) -> None:
+        """Hear the last news of all ranks, at the end of a fit."""
+        if self.merge is not None:
+            self.merge.settle()
+            self.hear()
+
+    def part(self) -> None:
+        """Close the connections. Harmless where there are none."""
+        if self.merge is not None:
+            self.merge.leave()
+        self.merge = self.voices = None
+
+    def _go_on_without(self, why: str) -> None:
+        self.unseen[OTHERS] = f"{why}: activations are those of rank zero"
+        say(f"{OTHERS} {self.unseen[OTHERS]}. Everything else goes on.")
+        if self.voices is None and self._may_end_the_fit:
+            self.unseen["on_finding"] = "ends no fit of several ranks, as these cannot agree on it"
