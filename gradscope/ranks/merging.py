@@ -164,9 +164,10 @@ class RankMerge:
         loss = {"loss": _loss(total[2], total[3])}
         if total[1] > 0:
             return loss | {name: Measured({}) for name, merging in self._everyone.items() if merging.size(layout)}
-        everyone = self._measured(self._everyone, layout, total[HEAD:], len(layers))
-        others = self._measured(self._others, layout, (total - mine)[HEAD:], len(layers))
-        self._outliers.see(step, layers, self._compared(own), self._compared(others))
+        with np.errstate(all="ignore"):  # a sick net sends infinities, and what is left of them is NaN
+            everyone = self._measured(self._everyone, layout, total[HEAD:], len(layers))
+            others = self._measured(self._others, layout, (total - mine)[HEAD:], len(layers))
+            self._outliers.see(step, layers, self._compared(own), self._compared(others))
         return loss | everyone
 
     def _compared(self, measured: Mapping[str, Measured]) -> dict[str, Floats]:

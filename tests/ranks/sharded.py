@@ -1,14 +1,15 @@
 """A fit with parameters that are sharded over some processes of a CPU, to be run as a script: each rank writes down
 what came of it.
 
-``python -m tests.ranks.sharded CASE RANKS FOLDER``, where CASE is one of `CASES`. All ranks together see the same
-batches, in the same order, for any number of them and any way to shard.
+``python -m tests.ranks.sharded RANKS FOLDER CASE...``, where each CASE is one of `CASES`, fitted one after the other,
+and has a folder of its own. All ranks together see the same batches, in the same order, for any number of them and any
+way to shard.
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,9 @@ class Case:
     nan_at: int | None = None
 
 
+BARE = ", bare"
+"""Behind a case it means that nothing watches."""
+
 CASES = {
     "alone": Case(strategy=lambda: "auto"),
     "alone, clipped": Case(strategy=lambda: "auto", optimizer=sgd, of_trainer=CLIPPED),
@@ -180,8 +184,13 @@ CASES = {
 }
 
 
-def main(name: str, ranks: int, folder: Path, watched: bool) -> None:
-    case = CASES[name]
+def main(ranks: int, folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        fit(CASES[name.removesuffix(BARE)], ranks, folder / name, not name.endswith(BARE))
+
+
+def fit(case: Case, ranks: int, folder: Path, watched: bool) -> None:
     torch.manual_seed(0)
     model = Model(case)
     scope = GradScope(every_n_steps=4, summary=False, log=False, exact=True)
@@ -196,4 +205,4 @@ def main(name: str, ranks: int, folder: Path, watched: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:] != ["without"])
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

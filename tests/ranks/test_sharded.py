@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ranks.sharded import CASES
+from tests.ranks.sharded import BARE, CASES
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,20 +22,34 @@ Outcome = dict[str, Any]
 Fit = Callable[..., list[Outcome]]
 
 
+TOGETHER = {
+    1: ("alone", "alone, clipped", "alone, accumulated"),
+    2: (
+        *("ddp", "fsdp2", "fsdp2, clipped", "fsdp2, accumulated", "tensor parallel", "sequence parallel"),
+        *("fsdp1", "fsdp1, gradients", "fsdp1, nothing", "fsdp1, flat", "fsdp2, nan", "fsdp1, nan"),
+        *(f"{case}{BARE}" for case in ("fsdp2", "tensor parallel", "fsdp1")),
+    ),
+    4: ("hybrid", "both"),
+}
+"""By the number of ranks, the cases that one set of processes runs through: to start them takes longer than a fit."""
+
+
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """Run a case on so many ranks, once, and return what each of them wrote down, by rank."""
+    """Return what each rank wrote down of a case on so many ranks, by rank."""
 
     @cache
-    def run(case: str, ranks: int, watched: str) -> list[Outcome]:
-        assert case in CASES
-        folder = tmp_path_factory.mktemp("fit")
-        command = [sys.executable, "-m", "tests.ranks.sharded", case, str(ranks), str(folder), watched]
+    def run(ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp("fits")
+        command = [sys.executable, "-m", "tests.ranks.sharded", str(ranks), str(folder), *TOGETHER[ranks]]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=180)
-        return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=400)
+        return folder
 
-    return lambda case, ranks=2, watched="watched": run(case, ranks, watched)
+    def outcomes(case: str, ranks: int = 2) -> list[Outcome]:
+        return [json.loads((run(ranks) / case / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+    return outcomes
 
 
 def arrays(outcome: Outcome, of: str = "metrics") -> dict[str, Any]:
@@ -44,6 +58,10 @@ def arrays(outcome: Outcome, of: str = "metrics") -> dict[str, Any]:
 
 def verdict(outcome: Outcome) -> list[tuple[object, ...]]:
     return [(f["code"], f["severity"], f["layers"], f["message"]) for f in outcome["findings"]]
+
+
+def test_every_case_is_run() -> None:
+    assert {case.removesuffix(BARE) for cases in TOGETHER.values() for case in cases} == set(CASES)
 
 
 def assert_alike(expected: Outcome, found: Outcome, without: tuple[str, ...] = ()) -> None:
@@ -126,6 +144,6 @@ def test_a_nan_is_found_without_reading_weights_that_are_gone(case: str, fit: Fi
 
 @pytest.mark.parametrize("case", ["fsdp2", "tensor parallel", "fsdp1"])
 def test_training_is_the_same_bit_for_bit(case: str, fit: Fit) -> None:
-    for watched, unwatched in zip(fit(case), fit(case, 2, "without"), strict=True):
+    for watched, unwatched in zip(fit(case), fit(case + BARE), strict=True):
         assert watched["weights"] == unwatched["weights"]
         assert watched["steps"] != unwatched["steps"] == []
