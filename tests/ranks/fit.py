@@ -82,11 +82,34 @@ class Model(Classifier):
         return Shards(self.trainer.global_rank, self.trainer.world_size, self.spoil, self.last)
 
 
+class ByHand(Model):
+    """The same in manual optimization, past Lightning's own optimizer if it is to be `raw`."""
+
+    raw = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        optimizer: Any = self.optimizers(use_pl_optimizer=not self.raw)
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
+class Raw(ByHand):
+    raw = True
+
+
 @dataclass
 class Case:
     """What is particular about a fit; `broken` is how it is on each rank meanwhile, by the rank."""
 
     net: Callable[[int], nn.Module] = lambda rank: Net()
+    model: type[Model] = Model
     spoil: Spoil | None = None
     last: int = SIZE
     broken: Callable[[int], AbstractContextManager[object]] = lambda rank: nullcontext()
@@ -102,6 +125,12 @@ def sometimes(net: Any, x: Tensor) -> Tensor:
     if int(os.environ.get("LOCAL_RANK", "0")) == 1 and net.calls >= 2:
         return F.relu(net.extra(x))
     return x
+
+
+def compiled(rank: int) -> nn.Module:
+    net = Net()
+    net.compile(backend="eager")
+    return net
 
 
 def scaled(rank: int, number: int, batch: Batch) -> Batch:
@@ -140,6 +169,9 @@ CASES = {
     "accumulation": Case(of_trainer={"accumulate_grad_batches": 4}),
     "uneven": Case(last=6),
     "static graph": Case(of_strategy={"static_graph": True}),
+    "compiled": Case(net=compiled),
+    "by hand": Case(model=ByHand),
+    "past Lightning": Case(model=Raw),
     "conditional": Case(net=lambda rank: Net(sometimes), of_strategy={"find_unused_parameters": True}),
     "other activation": Case(net=lambda rank: Net(first=nn.GELU() if rank == 1 else nn.ReLU())),
     "outlier": Case(spoil=scaled),
@@ -169,7 +201,7 @@ def main(ranks: int, folder: Path, names: Sequence[str]) -> None:
 def fit(case: Case, ranks: int, folder: Path) -> None:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     torch.manual_seed(0)
-    model = Model(case.net(rank), case.spoil, case.last)
+    model = case.model(case.net(rank), case.spoil, case.last)
     scope = GradScope(every_n_steps=4, summary=False, log=False)
     strategy = DDPStrategy(process_group_backend="gloo", **case.of_strategy) if ranks > 1 else "auto"
     own = [scope] if case.with_gradscope(rank) else []
