@@ -232,7 +232,7 @@ class GradScope(Resumable):
         if self._fit.recorder is None:
             return
         self._batch = batch
-        self._clock.start(self._fit.seconds + self._fit.recorder.seconds)
+        self._clock.start(self._fit.own_seconds)
         if self._recording:
             self._fit.recorder.begin_batch()
         elif not self._off and self._cadence.due(logged_step(trainer)):

@@ -37,7 +37,7 @@ class Fit:
         self.unseen: dict[str, str] = {}
         """What does not work any more, and why."""
         self.seconds = 0.0
-        """Host time spent in GradScope, but for what the recorder counts itself."""
+        """Host time spent in GradScope, but for what the recorder counts itself: see `own_seconds`."""
         self.logs: tuple[str, ...] = ()
         """Where the records are written to."""
         self._thresholds = thresholds
@@ -128,11 +128,16 @@ class Fit:
         if new:
             self.tell_watch(keep)
 
+    @property
+    def own_seconds(self) -> float:
+        """Host time spent in GradScope, but for what it waited for other ranks."""
+        in_hooks = self.recorder.seconds if self.recorder else 0.0
+        return self.seconds + in_hooks - self.ranks.waited
+
     # What is known of it.
 
     def run(self, interval: int, unseen: Mapping[str, str], **rest: Any) -> Run:
         """Return the run so far, recorded every `interval` steps, with what else is `unseen` and more fields of it."""
-        in_hooks = self.recorder.seconds if self.recorder else 0.0
         lasted = (self._ended or time.perf_counter()) - self._started
         return Run.from_records(
             self.name,
@@ -140,7 +145,7 @@ class Fit:
             self.columns,
             thresholds=self._thresholds,
             coverage=self._coverage(unseen),
-            overhead=Overhead(self.history.added, self.seconds + in_hooks, lasted, interval),
+            overhead=Overhead(self.history.added, self.own_seconds, lasted, interval),
             ledger=self._counted(),
             setup=self._setup_now(),
             origin=self._first_origin(),

@@ -269,7 +269,7 @@ class Overhead:
     records: int = 0
     """How many records were taken."""
     gradscope_seconds: float = 0.0
-    """Seconds on the host inside GradScope."""
+    """Seconds on the host inside GradScope, but for those in which it waited for other ranks."""
     fit_seconds: float = 0.0
     """Seconds that the fit took until then, those of GradScope included."""
     every_n_steps: int = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations  # a build of torch may come without process groups
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -26,6 +29,8 @@ class Group:
     def __init__(self, group: dist.ProcessGroup, device: torch.device | None = None) -> None:
         self._group, self._device = group, device or torch.device("cpu")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.waited = 0.0
+        """Seconds in which this rank waited for others: the next gradient would have been waited for as well."""
 
     @classmethod
     def joined(cls, device: torch.device | None = None) -> Group | None:
@@ -41,20 +46,29 @@ class Group:
     def sum(self, numbers: Tensor) -> Tensor:
         """Return the sum of `numbers` over all ranks, of the same shape: on an accelerator without waiting for it."""
         total = numbers.clone()
-        dist.all_reduce(total, group=self._group)
+        with self._waiting():
+            dist.all_reduce(total, group=self._group)
         return total
 
     def gather(self, thing: T) -> list[T]:
         """Return what each rank gave, by rank. Waits for all of them."""
         things: list[T] = [thing] * self.size
-        dist.all_gather_object(things, thing, group=self._group)
+        with self._waiting():
+            dist.all_gather_object(things, thing, group=self._group)
         return things
 
     def broadcast(self, obj: T, src: int = 0) -> T:
         """Return what rank `src` gave. Waits for it."""
         things = [obj]
-        dist.broadcast_object_list(things, src, group=self._group)
+        with self._waiting():
+            dist.broadcast_object_list(things, src, group=self._group)
         return things[0]
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002, as strategies call it
         """Return whether `decision` is true on all ranks, or on any. Waits for all of them."""

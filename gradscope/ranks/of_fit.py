@@ -30,6 +30,12 @@ class RanksOfFit:
         self.unseen: dict[str, str] = {}
         """What is not known of them, and why."""
         self._may_end_the_fit = False
+        self._group: Group | None = None
+
+    @property
+    def waited(self) -> float:
+        """Seconds in which this rank waited for others."""
+        return self._group.waited if self._group is not None else 0.0
 
     def join(self, strategy: Ranks, device: torch.device, may_end_the_fit: bool) -> None:
         """Come together with the other ranks. Where that fails, each goes on by itself."""
@@ -43,7 +49,7 @@ class RanksOfFit:
             self.voices = strategy
             self._go_on_without("are not known to torch.distributed")
         else:
-            self.merge, self.voices = RankMerge(group), group
+            self.merge, self.voices, self._group = RankMerge(group), group, group
 
     def measured(self) -> dict[str, int]:
         """Return how many ranks there are in a record, as `Coverage.measured` has it: nothing of one alone."""
