@@ -52,7 +52,9 @@ class RanksOfFit:
     def tell(self, own: Facts) -> None:
         """Have ready what the other ranks are to know with the next record."""
         if self.merge is not None:
-            origin = replace(own.origin, rank=self.merge.rank) if own.origin is not None else None
+            origin = own.origin
+            if origin is not None and origin.rank is None:  # one from a checkpoint was born on the rank that it names
+                origin = replace(origin, rank=self.merge.rank)
             self.merge.own = own._replace(origin=origin)
 
     def hear(self) -> None:
