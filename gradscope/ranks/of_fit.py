@@ -32,10 +32,14 @@ class RanksOfFit:
         self._may_end_the_fit = False
 
     def join(self, strategy: Ranks, device: torch.device, may_end_the_fit: bool) -> None:
-        """Come together with the other ranks. Where that fails, each goes on by itself."""
+        """Come together with the other ranks. Where that fails, each goes on by itself.
+
+        `device` is what a module says that it is on, which is not true of all: FSDP leaves it on the CPU, where NCCL
+        has nothing to say. A strategy knows better.
+        """
         self._may_end_the_fit = may_end_the_fit
         try:
-            group = Group.joined(device)
+            group = Group.joined(getattr(strategy, "root_device", device))
         except Exception as error:
             self._go_on_without(f"could not be reached after {type(error).__name__}: {error}")
             return
