@@ -208,7 +208,8 @@ class GradScope(Resumable):
             self._switch_off(SECOND)
             return
         fit = self._fit
-        if trainer.world_size > 1:
+        self._cadence.alone = trainer.world_size == 1
+        if not self._cadence.alone:
             fit.ranks.join(trainer.strategy, pl_module.device, self._actions.may_end_the_fit)
         fit.name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
@@ -216,7 +217,6 @@ class GradScope(Resumable):
         watch = StepWatch(recorder.table, recorder.forward.trace, scale, self.flight_recorder)
         fit.watch_with(recorder, watch, Preflight(recorder), trainer.optimizers)
         self._monitored = Monitored(fit.columns)
-        self._cadence.alone = trainer.world_size == 1
 
     @_shielded
     def on_train_batch_start(
@@ -224,7 +224,7 @@ class GradScope(Resumable):
     ) -> None:
         """Attach where a step begins that is due."""
         if self._first_step is None:
-            self._begin(logged_step(trainer))
+            self._begin(trainer)  # shielded by itself: whatever fails there, the other ranks count on what follows
         self._review(trainer)
         self._agree(trainer)
         if self._cadence.due(logged_step(trainer)):
@@ -470,9 +470,10 @@ class GradScope(Resumable):
             return None
         return Memory(self.run, cadence, known, units, window, self._fit.logs)
 
-    def _begin(self, step: int) -> None:
-        """Begin the fit at `step`, from what was loaded if anything was."""
-        self._first_step = step
+    @_shielded
+    def _begin(self, trainer: pl.Trainer) -> None:
+        """Begin the fit at the step that comes next, from what was loaded if anything was."""
+        self._first_step = step = logged_step(trainer)
         memory, self._loaded = self._loaded, None
         if memory is not None:  # first of all: ranks go by the cadence, also one on which something has failed
             self._cadence.restore(memory.cadence)

@@ -111,7 +111,7 @@ class Recorder:
         self._remembered: dict[str, dict[str, Tensor]] = {}
         self._unmeasured: dict[str, str] = {}
         if ranks is not None:
-            ranks.attach(self.table, self._probes, self.failures, self._shielded, _device(model))
+            ranks.attach(self.table, self._probes, self.failures, self._shielded)
 
     @property
     def listening(self) -> bool:
@@ -474,10 +474,6 @@ class _InFlight(NamedTuple):
     parts: list[tuple[str, Pending]]
     transfer: Transfer
     layout: Layout | None
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _went_wrong(totals: Mapping[str, float]) -> bool:

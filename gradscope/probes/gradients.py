@@ -119,7 +119,7 @@ class GradientProbe(Probe):
         return _GradientsOfRanks(self._shared)
 
     def share(self, layout: Layout) -> Tensor:
-        ledgers = [self._ledgers.get(number, _Ledger()) for number in range(len(layout.parameters))]
+        ledgers = [self._agreed(*of) for of in enumerate(layout.parameters)]
         for number, ledger in enumerate(ledgers):
             if ledger.before is not None:
                 self._shared[number] = _Known(self._parameters[number], ledger.before.trainable)
@@ -127,6 +127,11 @@ class GradientProbe(Probe):
         parts = [_shared(*of, device) for of in zip(ledgers, layout.parameters, strict=True)]
         scale = self._loss_scale or [torch.zeros(1, device=device)]
         return torch.cat([*parts, *(scale if parts else [])]) if parts else torch.zeros(0, dtype=torch.float64)
+
+    def _agreed(self, number: int, size: int) -> _Ledger:
+        """What an optimizer did, if it has as many parameters as the ranks agreed on; if not they will agree anew."""
+        known = self._parameters.get(number)
+        return self._ledgers.get(number, _Ledger()) if known and len(known.tensors) == size else _Ledger()
 
     def finish(self, layers: int) -> Pending:
         ledgers, scale = list(self._ledgers.values()), self._loss_scale

@@ -231,8 +231,11 @@ class _Known(NamedTuple):
 
 
 def _shared(weights: _Weights | None, moved: _Moved | None, size: int) -> Tensor:
-    """Squared norms of the parts of weights and changes that are here, and flags: float64[2 * size + FLAGS]."""
-    if weights is None:
+    """Squared norms of the parts of weights and changes that are here, and flags: float64[2 * size + FLAGS].
+
+    Of other parameters than the ranks agreed on they say nothing: they will agree anew.
+    """
+    if weights is None or len(weights.samples.parameters.tensors) != size:
         return torch.zeros(2 * size + FLAGS, dtype=torch.float64)
     before = weights.samples.whole(weights.norms)
     after = torch.zeros_like(before) if moved is None else moved.samples.whole(moved.norms)

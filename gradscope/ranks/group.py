@@ -27,14 +27,14 @@ class Group:
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device | None = None) -> None:
-        self._group, self._device = group, device or torch.device("cpu")
+        self._group, self.device = group, device or torch.device("cpu")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.waited = 0.0
         """Seconds in which this rank waited for others: the next gradient would have been waited for as well."""
 
     @classmethod
     def joined(cls, device: torch.device | None = None) -> Group | None:
-        """Return the group of all ranks, of models on `device`: None for a process that trains alone.
+        """Return the group of all ranks, which talk from `device`: None for a process that trains alone.
 
         Raises:
             RuntimeError: not all of them came within `TIMEOUT`.
@@ -72,7 +72,7 @@ class Group:
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002, as strategies call it
         """Return whether `decision` is true on all ranks, or on any. Waits for all of them."""
-        number = float(self.sum(torch.tensor([float(decision)], device=self._device)))
+        number = float(self.sum(torch.tensor([float(decision)], device=self.device)))
         return number == self.size if all else number > 0
 
     def leave(self) -> None:

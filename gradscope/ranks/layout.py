@@ -46,8 +46,9 @@ def pack(fired: Tensor, ranks: int) -> Tensor:
     a_word = _units_in_a_word(ranks)
     padded = torch.zeros(batches, words(units, ranks) * a_word, dtype=torch.float64, device=fired.device)
     padded[:, :units] = fired
-    places = 2.0 ** (ranks.bit_length() * torch.arange(a_word, dtype=torch.float64, device=fired.device))
-    return padded.view(batches, -1, a_word) @ places
+    # Shifted, since a power need not be exact on every device.
+    places = 1 << (ranks.bit_length() * torch.arange(a_word, dtype=torch.int64, device=fired.device))
+    return padded.view(batches, -1, a_word) @ places.double()
 
 
 def unpack(packed: Float64s, units: int, ranks: int) -> npt.NDArray[np.bool_]:

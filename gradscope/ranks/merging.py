@@ -102,12 +102,16 @@ class RankMerge:
         self._shield: Shield | None = None
         self._failures: dict[str, str] = {}
         self._known_failures: set[str] = set()
-        self._device = torch.device("cpu")
+        self._device = group.device
         self._everyone: dict[str, Merging] = {}
         self._others: dict[str, Merging] = {}
         self._outliers = Outliers(group.rank)
         self._told: tuple[object, ...] = ()
         self._wanted = True
+        self._at_once = group.device.type == "cpu"
+        """Whether a sum is here at once; from an accelerator it comes with the copy of the record."""
+        self._unread: Tensor | None = None
+        """What was sent last, as long as nobody has read whether any rank had news in it."""
         self._owed_since: int | None = None
 
     def attach(
@@ -116,10 +120,9 @@ class RankMerge:
         probes: dict[str, Probe],
         failures: dict[str, str],
         shield: Shield,
-        device: torch.device,
     ) -> None:
-        """Take part with `probes` of a model on `device`; what fails in one is entered in `failures` by `shield`."""
-        self._table, self._probes, self._failures, self._shield, self._device = table, probes, failures, shield, device
+        """Take part with `probes`; what fails in one is entered in `failures` by `shield`."""
+        self._table, self._probes, self._failures, self._shield = table, probes, failures, shield
         for mergings in (self._everyone, self._others):
             mergings |= {name: merging for name, probe in probes.items() if (merging := probe.merging()) is not None}
 
@@ -147,9 +150,7 @@ class RankMerge:
         if self._owed_since is None or self._owed_since == steps:
             return
         self.off = self.off or why
-        sent = self.send([], 1)
-        if sent is not None and not self.ended:
-            self._wanted = bool(sent.numbers[1, 0] > 0)
+        self.send([], 1)
 
     def resolve(
         self, numbers: Float64s, layout: Layout, step: int, layers: Sequence[Layer], own: Mapping[str, Measured]
@@ -160,7 +161,8 @@ class RankMerge:
         any rank, no probe measured anything.
         """
         mine, total = numbers
-        self._wanted |= self._device.type != "cpu" and bool(total[0] > 0)
+        if self._unread is not None:
+            self._wanted, self._unread = self._wanted or bool(total[0] > 0), None
         loss = {"loss": _loss(total[2], total[3])}
         if total[1] > 0:
             return loss | {name: Measured({}) for name, merging in self._everyone.items() if merging.size(layout)}
@@ -208,15 +210,23 @@ class RankMerge:
                 group.leave()
 
     def _sent(self, losses: Sequence[Tensor], batches: int, parameters: tuple[int, ...]) -> "Sent | None":
+        self._read()  # where no copy of the last record came, or this rank has failed before it did
         if self._wanted:
             self._agree(self._inventory(batches, parameters))
         if self.ended or self._group is None or self.layout is None:
             return None
         sent = self._summed(self._group, self.layout, losses, self._news(batches, parameters))
-        self._wanted = self._device.type == "cpu" and bool(sent.numbers[1, 0] > 0)
-        if self._wanted:  # on an accelerator it would be waited for: all hear of it with the copy of the record
-            self._agree(self._inventory(batches, parameters))
+        self._unread = sent.numbers
+        if self._at_once:
+            self._read()
+            if self._wanted:
+                self._agree(self._inventory(batches, parameters))
         return sent
+
+    def _read(self) -> None:
+        """Take note whether any rank had news in what was sent last: on an accelerator this waits for it."""
+        if self._unread is not None:
+            self._wanted, self._unread = self._wanted or bool(self._unread[1, 0] > 0), None
 
     def _summed(self, group: Group, layout: Layout, losses: Sequence[Tensor], known: tuple[object, ...]) -> "Sent":
         parts = [self._shared(name, merging, layout) for name, merging in self._everyone.items()]

@@ -38,10 +38,14 @@ class RanksOfFit:
         return self._group.waited if self._group is not None else 0.0
 
     def join(self, strategy: Ranks, device: torch.device, may_end_the_fit: bool) -> None:
-        """Come together with the other ranks. Where that fails, each goes on by itself."""
+        """Come together with the other ranks. Where that fails, each goes on by itself.
+
+        `device` is what a module says that it is on, which is not true of all: FSDP leaves it on the CPU, where NCCL
+        has nothing to say. A strategy knows better.
+        """
         self._may_end_the_fit = may_end_the_fit
         try:
-            group = Group.joined(device)
+            group = Group.joined(getattr(strategy, "root_device", device))
         except Exception as error:
             self._go_on_without(f"could not be reached after {type(error).__name__}: {error}")
             return
@@ -58,7 +62,9 @@ class RanksOfFit:
     def tell(self, own: Facts) -> None:
         """Have ready what the other ranks are to know with the next record."""
         if self.merge is not None:
-            origin = replace(own.origin, rank=self.merge.rank) if own.origin is not None else None
+            origin = own.origin
+            if origin is not None and origin.rank is None:  # one from a checkpoint was born on the rank that it names
+                origin = replace(origin, rank=self.merge.rank)
             self.merge.own = own._replace(origin=origin)
 
     def hear(self) -> None:

@@ -23,6 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from gradscope import GradScope
+from gradscope.cadence import Cadence
 from gradscope.probes.liveness import LivenessProbe
 from gradscope.ranks import group
 from gradscope.recorder import Recorder
@@ -181,6 +182,7 @@ CASES = {
     "recorder fails": Case(broken=fails_on_rank_one(Recorder, "begin", 12)),
     "recorder fails at once": Case(broken=fails_on_rank_one(Recorder, "begin", 0)),
     "never attached": Case(broken=fails_on_rank_one(Recorder, "__init__", 0)),
+    "beginning fails": Case(broken=fails_on_rank_one(Cadence, "begin", 0)),
     "on one rank alone": Case(
         with_gradscope=lambda rank: rank == 0, broken=lambda rank: patch.object(group, "TIMEOUT", timedelta(seconds=5))
     ),

@@ -316,3 +316,24 @@ def test_units_that_tensor_parallelism_has_cut_lie_side_by_side() -> None:
         assert probe.units == {0: 8}
         sums = shared if rank == 0 else sums + shared
     assert probe.merging().measured(everywhere, sums, 1).metrics["dead_fraction"].tolist() == [0.375]
+
+
+@pytest.mark.parametrize("agreed", [0, 1, 3])
+def test_other_parameters_than_were_agreed_on_count_from_the_next_record_on(agreed: int) -> None:
+    cuts = [Cut((8, 3), (Shard(0),)), Cut((8,), (Shard(0),))]
+    of = wholes(cuts)
+    with rank_of_four(0):
+        mesh = DeviceMesh("cpu", torch.arange(4))
+        tensors = tuple(nn.Parameter(part(w, c, mesh)) for w, c in zip(of.weights, cuts, strict=True))
+        parameters = Parameters(tensors, rows_of(cuts), parts_of(tensors, nn.Module()))
+        gradients = [part(g, c, mesh) for g, c in zip(of.gradients, cuts, strict=True) if g is not None]
+        step(own := probes(), parameters, gradients, of)
+        for probe in own:
+            merging = probe.merging()
+            shared = probe.share(layout(agreed)).numpy()
+            assert len(shared) == merging.size(layout(agreed))
+            measured = merging.measured(layout(agreed), 4 * shared, 2)
+            assert all(np.isnan(values).all() for values in measured.metrics.values()), "absent, and not zero"
+            assert measured.globals == {}
+            size = merging.size(layout(len(cuts)))
+            assert np.count_nonzero(probe.share(layout(len(cuts))).numpy()) > size / 2, "now they are agreed on"
