@@ -83,9 +83,9 @@ def check_same(one: list[Path], other: list[Path]) -> None:
 
 
 def check_sources(source: Path) -> None:
-    """What is kept of the checkout is in the sdist, but for pictures and what only the forge and tools ask for."""
+    """What is kept of the checkout is in the sdist, but for pictures."""
     kept = call("git", "ls-files", cwd=ROOT).splitlines()
-    left_out = re.compile(r"\.(png|gitignore)$|^\.github/|^\.pre-commit-config\.yaml$")
+    left_out = re.compile(r"\.png$")
     if missing := [name for name in kept if not (source / name).exists() and not left_out.search(name)]:
         raise NotReadyError(f"the sdist lacks {', '.join(missing)}")
 

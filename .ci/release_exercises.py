@@ -98,7 +98,8 @@ def the_command_line_answers() -> None:
     ran(command, "check", "--fail-on", "info", LOGS, code=int(bool(run["findings"])))
     assert "vanish" in ran(command, "explain", "vanishing_gradient").lower()
     ran(command, "summary", "nowhere", code=2)
-    assert "lightning-gradscope[export]" in ran(command, "export", LOGS, "-o", "out.parquet", code=2)
+    assert "grad_norm" in ran(command, "export", "--to", "csv", LOGS)
+    assert "extra `export`" in ran(command, "export", "--to", "parquet", LOGS, "-o", "out.parquet", code=2)
 
 
 def a_report_is_written() -> None:
