@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-slow lint format docs clean
+.PHONY: demo test test-slow lint format docs matrix release-check clean
 
 demo: $(VENV)/.installed  ## train one epoch on MNIST under GradScope, print the summary
 	$(BIN)/python examples/mnist.py --activation $(or $(ACTIVATION),relu)
@@ -25,8 +25,14 @@ format: $(VENV)/.installed
 docs: $(VENV)/.installed  ## the reference as web pages in docs/_build; every warning is an error
 	$(BIN)/python -m sphinx --quiet --builder html --fresh-env --fail-on-warning --keep-going docs docs/_build
 
+matrix: $(VENV)/.installed  ## the fast tests on the oldest and newest versions; CELLS="3.10:oldest" for some of them
+	$(BIN)/python .ci/matrix.py $(CELLS)
+
+release-check: $(VENV)/.installed  ## build what would be released, and use it from an empty environment
+	$(BIN)/python .ci/release_check.py
+
 clean:
-	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .matrix dist docs/_build .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

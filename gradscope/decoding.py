@@ -12,6 +12,13 @@ from gradscope.wording import counted
 
 PLUGIN_NAME = "gradscope"
 FORMAT_VERSION = 1
+"""What the descriptions of tags are written in.
+
+The promise: a log of any version up to this one is read, in every release to come, and gives the numbers that were
+written. Of a newer one all is read that is described in a version known here; `Run.notes` says that there is more. What
+is merely new gets a new name (a tag, a kind, a metric, a global, a field of the status), which older readers leave out;
+this number goes up where what has a known name would be misread, and with it comes a log in `tests/logs`.
+"""
 
 LAYERS_TAG = "gradscope/layers"
 GLOBALS_TAG = "gradscope/globals"

@@ -59,9 +59,10 @@ def local(tensor: Tensor) -> Tensor:
 
 def is_distributed(tensor: object) -> bool:
     """Say whether `tensor` is a DTensor."""
-    # Whoever made one has imported its module, which takes long, and which no other user shall wait for.
-    module = sys.modules.get("torch.distributed.tensor") or sys.modules.get("torch.distributed._tensor")
-    return isinstance(tensor, getattr(module, "DTensor", ()))
+    # Whoever made one has imported its module, which takes long, and which no other user shall wait for. Of these
+    # torch 2.4 has both, and keeps the class in the second alone.
+    modules = map(sys.modules.get, ("torch.distributed.tensor", "torch.distributed._tensor"))
+    return any(isinstance(tensor, getattr(module, "DTensor", ())) for module in modules)
 
 
 def is_partial(tensor: Tensor) -> bool:

@@ -113,8 +113,10 @@ def _packed(values: Floats) -> Content:
 def _rounded(values: Floats) -> Floats:
     """Return `values` rounded to `_MANTISSA_BITS`, which packs to half; NaN, infinities and the very smallest stay."""
     bits = np.ascontiguousarray(values, dtype="<f4").view(np.uint32)
-    unit = np.uint32(1 << (23 - _MANTISSA_BITS))
-    rounded = ((bits + unit // 2) & ~(unit - 1)).view("<f4")
+    unit = 1 << (23 - _MANTISSA_BITS)
+    # Each number has its type from here on: NumPy 1 makes an int64 of a uint32 and a bare integer.
+    half, mask = np.uint32(unit // 2), np.uint32(2**32 - unit)
+    rounded = ((bits + half) & mask).view("<f4")
     # Subnormal numbers have fewer bits than that: rounded they would become zeros, which mean something else.
     usual = np.isfinite(rounded) & (np.abs(values) >= np.finfo(np.float32).tiny)
     kept: Floats = np.where(usual, rounded, values)
