@@ -38,6 +38,11 @@ def room(folder: Path, more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
+def write(writer: EventFileWriter, event: Event) -> None:
+    writer.add_event(event)
+    writer.flush()
+
+
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[EventFileWriter]:
     writer = EventFileWriter(str(tmp_path))
@@ -66,8 +71,7 @@ def test_an_event_of_ours_that_does_not_fit_is_taken_back(writer: EventFileWrite
 def test_an_event_of_the_users_fails_as_without_us(writer: EventFileWriter, tmp_path: Path) -> None:
     SharedFile(writer)
     with room(tmp_path, 200), pytest.raises(OSError, match="File too large"):
-        writer.add_event(event(1, size=1000))
-        writer.flush()
+        write(writer, event(1, size=1000))
 
 
 def test_a_second_fit_with_the_same_logger_tries_again(writer: EventFileWriter, tmp_path: Path) -> None:
@@ -103,8 +107,7 @@ def test_what_cannot_be_taken_back_is_not_hidden_from_tensorboard(
     SharedFile(writer)
     monkeypatch.setattr(os, "truncate", stuck)
     with room(tmp_path, 200), pytest.raises(PermissionError, match="stuck"):
-        writer.add_event(event(1, "gradscope/grad_norm", size=1000))
-        writer.flush()
+        write(writer, event(1, "gradscope/grad_norm", size=1000))
 
 
 @pytest.mark.parametrize("stranger", [object(), SimpleNamespace(_async_writer=None)])
