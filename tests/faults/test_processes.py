@@ -1,4 +1,4 @@
-"""Processes that are ended, multiply, or write to the same log: whole records stay, and resuming goes on behind them."""
+"""Processes that are ended, multiply, or write to one log: whole records stay, and resuming goes on behind them."""
 
 import random
 import signal
