@@ -82,7 +82,7 @@ class _Odometer(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         self.times.append(time.perf_counter())
         if args[1] in self._weigh_at:
-            self.mebibytes[args[1]] = _resident_mebibytes()
+            self.mebibytes[args[1]] = resident_mebibytes()
 
 
 def _parts_of_a_long_run(records: int) -> Iterator[_Part]:
@@ -98,7 +98,7 @@ def _parts_of_a_long_run(records: int) -> Iterator[_Part]:
         yield _Part(start, start + length, Spread.of(seconds), statistics.mean(seconds), mebibytes)
 
 
-def _resident_mebibytes() -> float:
+def resident_mebibytes() -> float:
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return float("nan")  # only Linux tells it without a further package

@@ -10,17 +10,21 @@ import numpy.typing as npt
 
 from gradscope.tidy import FIELDS, Rows, Table
 
+_FORMULA = tuple("=+-@＝＋－＠")
+"""What a formula begins with (OWASP, CSV Injection; the last four where the keyboard is Japanese)."""
+
 
 def csv_lines(tables: Iterable[Table]) -> Iterator[str]:
     """Yield a head and a line for each row, in chunks of many lines (RFC 4180, but for line ends of LF).
 
-    Control characters in a name are written as escapes, so that whoever prints the file is safe.
+    Control characters in a name are written as escapes, so that whoever prints the file is safe. Before a name that a
+    spreadsheet would take for a formula stands an apostrophe, by which it takes it for text.
     """
     yield ",".join(FIELDS) + "\n"
     for table in tables:
-        run = _visible(table.run.name)
-        layers = [tuple(map(_visible, (layer.name, layer.type, layer.kind))) for layer in table.layers]
-        metrics = [_visible(metric) for metric in table.metrics]
+        run = _text(table.run.name)
+        layers = [tuple(map(_text, (layer.name, layer.type, layer.kind))) for layer in table.layers]
+        metrics = [_text(metric) for metric in table.metrics]
         for rows in table.rows():
             text = io.StringIO()
             lines = ((run, step, time, *layers[la], metrics[m], value) for step, time, la, m, value in _cells(rows))
@@ -67,5 +71,6 @@ def _cells(rows: Rows) -> Iterator[tuple[int, float, int, int, str]]:
     return zip(steps, times, layers, metrics, shortest(rows.values), strict=True)
 
 
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _text(name: str) -> str:
+    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return f"'{visible}" if visible.lstrip(" '").startswith(_FORMULA) else visible

@@ -55,7 +55,7 @@ def _result(run: str, finding: Finding, folder: PurePath, codes: list[str]) -> d
     return {
         **rule,
         "level": LEVELS[finding.severity],
-        "message": {"text": f"{finding.message} {finding.hint}"},
+        "message": {"text": _without_links(f"{finding.message} {finding.hint}")},
         "locations": [place],
         "partialFingerprints": {"gradscopeFinding/v1": f"{run}/{finding.code}"},
         "properties": {
@@ -65,6 +65,11 @@ def _result(run: str, finding: Finding, folder: PurePath, codes: list[str]) -> d
             "cause": finding.cause,
         },
     }
+
+
+def _without_links(text: str) -> str:
+    # In a plain message `[text](target)` is a link (§3.11.6), and a layer may be called like one.
+    return text.replace("](", "] (")
 
 
 def _uri(folder: PurePath) -> str:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, Protocol
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from gradscope import checksum, stock
+from gradscope import stock
 from gradscope.encoding import Encoder
 from gradscope.event_files import is_event_file
 from gradscope.records import Finding, Metric, Record, Run
+from gradscope.shared_file import SharedFile
 
 HEAT_MAPS = ("grad_norm",)
 
@@ -58,7 +59,7 @@ class TensorBoardSink:
         self._columns = columns
         self._parts = parts
         self._encoder = Encoder(columns)
-        checksum.speed_up(self._file_writer().event_writer)
+        self._file = SharedFile(self._file_writer().event_writer)
 
     def resume(self, resumption: Resumption) -> None:
         """Mark it; in a log of its own repeat the records before, without which rules would judge half a training.
@@ -79,7 +80,9 @@ class TensorBoardSink:
 
     def flush(self) -> None:
         """Write to the disk: a process that is killed loses what it still holds."""
+        self._file.check()
         self._file_writer().flush()
+        self._file.check()
 
     def record(self, record: Record) -> None:
         summary = self._encoder.record(record) if "tensors" in self._parts else Summary()
@@ -99,8 +102,11 @@ class TensorBoardSink:
             images = [stock.heat_map(run, metric) for metric in HEAT_MAPS]
             summary.value.extend(image for image in images if image is not None)
         self._write(summary, int(run.steps[-1]) if len(run.steps) else 0)
+        if final:
+            self.flush()  # what fails now is to be told, too
 
     def _write(self, summary: Summary, step: int, wall_time: float | None = None) -> None:
+        self._file.check()
         if summary.value:
             self._file_writer().add_summary(summary, step, wall_time)
 

@@ -3,6 +3,7 @@
 Each is given the logger, and puts what is found in place of what was found before.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from gradscope.summary import verdict, worst_severity
 from gradscope.wording import one_line
 
 ROWS = ["severity", "finding", "follows from", "layers", "first step", "last step", "what happened", "what to change"]
+
+_MARKUP = re.compile(r"[\\`*\[\]<>&|!#~]|\b_+(?!\w)|(?<!\w)_+|:(?=//)")
+"""What Markdown or HTML could take for its own; an underscore within a word is none, the colon of an address is."""
 
 Show = Callable[[Any, Run, Sequence[Finding], bool], None]
 """Takes a logger, a run, what is found in it, and whether the fit is over."""
@@ -65,16 +69,28 @@ def _in_short(run: Run, findings: Sequence[Finding]) -> dict[str, str]:
 
 def _section(finding: Finding) -> str:
     steps = f"steps {finding.first_step} to {finding.last_step}"
-    where = ", ".join(f"`{one_line(name)}`" for name in finding.layers) or "the whole net"
+    where = ", ".join(map(_code, finding.layers)) or "the whole net"
     cause = f" It follows from {finding.cause}." if finding.cause else ""
     return "\n\n".join(
         [
             f"## {finding.severity}: {finding.code}, {steps}",
             f"In {where}.{cause}",
-            one_line(finding.message),
-            f"*What to change:* {one_line(finding.hint)}",
+            _plain(finding.message),
+            f"*What to change:* {_plain(finding.hint)}",
         ]
     )
+
+
+def _code(name: str) -> str:
+    """Return `name` so that it is shown letter for letter, whatever it is: between more backticks than it has."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
+    space = " " if "`" in name else ""
+    return f"{fence}{space}{one_line(name)}{space}{fence}"
+
+
+def _plain(text: str) -> str:
+    """Return `text` so that neither Markdown nor HTML sees anything but letters in it."""
+    return _MARKUP.sub(lambda signs: "".join(f"\\{sign}" for sign in signs[0]), one_line(text))
 
 
 def _row(finding: Finding) -> list[str | int]:

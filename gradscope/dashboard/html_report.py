@@ -2,8 +2,7 @@
 
 import base64
 import gzip
-import json
-import re
+import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from string import Template
@@ -13,6 +12,7 @@ import numpy as np
 from gradscope import __version__
 from gradscope.cells import measured_cells
 from gradscope.dashboard import content
+from gradscope.dashboard.bundle import bundled
 from gradscope.dashboard.content import STATIC, Content
 from gradscope.records import Finding, Floats, Run
 from gradscope.rules import diagnose
@@ -33,20 +33,20 @@ _PAGE = Template("""\
 <meta name="generator" content="gradscope $version">
 <meta http-equiv="Content-Security-Policy" content="$policy">
 <title>$title</title>
-<style>
-$style
-</style>
-<script type="importmap">$modules</script>
+<style>$style</style>
 </head>
 <body>
 <noscript>This report draws its pictures with JavaScript, from the data in this file; it loads nothing else.</noscript>
 <script type="application/json" id="gradscope-data">$data</script>
-<script type="module">import {render} from "gradscope/embedded.js"; await render();</script>
+<script type="module">$script</script>
 </body>
 </html>
 """)
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src data: blob:"
+_ENTRY = "embedded.js"
+
+_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; style-src {}; script-src {}"
+"""The one style and the one script are told by their digests: no other, whoever wrote it, is ever heard."""
 
 
 def html_report(runs: Mapping[str, Run]) -> str:
@@ -62,14 +62,23 @@ def html_report(runs: Mapping[str, Run]) -> str:
         data["runs"].append(_listed(name, run, findings))
         data["summaries"][name] = _summary(run, drawn, findings)
         data["records"][name] = _records(drawn)
+    style, script = _read("style.css"), f"{bundled(_ENTRY, _read)}\nawait gradscopeModules['{_ENTRY}'].render();\n"
     return _PAGE.substitute(
         version=__version__,
-        policy=escape(_POLICY),
+        policy=escape(_POLICY.format(_digest(style), _digest(script))),
         title=escape(_title(runs)),
-        style=(STATIC / "style.css").read_text(encoding="utf-8"),
-        modules=_script_text(json.dumps({"imports": _modules()})),
+        style=style,
+        script=script,
         data=_script_text(content.to_json(data).decode()),
     )
+
+
+def _read(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _title(runs: Mapping[str, Run]) -> str:
@@ -121,18 +130,6 @@ def _rounded(values: Floats) -> Floats:
     usual = np.isfinite(rounded) & (np.abs(values) >= np.finfo(np.float32).tiny)
     kept: Floats = np.where(usual, rounded, values)
     return kept
-
-
-def _modules() -> dict[str, str]:
-    """Return the page's modules as addresses that hold them, by the names under which they import one another."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(STATIC.glob("*.js"))}
-    return {f"gradscope/{name}": _as_address(text) for name, text in texts.items() if name != "index.js"}
-
-
-def _as_address(module: str) -> str:
-    # An address that holds its own text has no folder that `./` could mean.
-    text = re.sub(r"from '\./", "from 'gradscope/", module)
-    return f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _script_text(text: str) -> str:

@@ -1,5 +1,6 @@
 """The file that ``gradscope report`` writes, opened from disk in a real browser without a network."""
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -154,3 +155,28 @@ def test_what_is_wrong_with_a_log_is_told(browser: Browser, tmp_path: Path) -> N
         for run, words in (("half", "the file ends inside a record"), ("newer", "written by a newer GradScope")):
             report.show(runs=run)
             expect(report.get(".about .note")).to_contain_text(words)
+
+
+INJECTED = (
+    "<script>window.harmed=1</script><script type=module>window.harmed=1</script>"
+    "<script src='data:text/javascript,window.harmed=1'></script><img src=x onerror='window.harmed=1'>"
+    "<style>body{display:none}</style><base href='https://example.com/'>"
+)
+
+
+def test_it_stands_a_policy_that_lets_nothing_run_but_its_own(browser: Browser, path: Path, tmp_path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    policy = page.partition('http-equiv="Content-Security-Policy" content="')[2].partition('"')[0]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in html.unescape(policy)
+    spoilt = tmp_path / "spoilt.html"
+    spoilt.write_text(page.replace("<noscript>", f"{INJECTED}<noscript>"), encoding="utf-8")
+    with browser.new_page() as opened:
+        refused: list[str] = []
+        opened.on("console", lambda message: refused.append(message.text))
+        opened.goto(spoilt.as_uri())
+        opened.wait_for_selector("canvas.cells")
+        assert opened.evaluate("window.harmed") is None
+        assert opened.evaluate("document.baseURI") == spoilt.as_uri()
+        expect(opened.locator(".verdict").first).to_be_visible()
+    assert sum("Content Security Policy" in text for text in refused) >= 5, refused
