@@ -29,9 +29,10 @@ _norm: Callable[..., Tensor] = torch.linalg.vector_norm  # torch has no types fo
 def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the L2 norm of each of `tensors`: float32[len(tensors)], relative error below 1e-6.
 
-    Of thousands of elements that are all but equal it is below 1e-5, for there rounding adds up. The tensors may differ in shape, dtype (complex too), layout (sparse COO too) and device; the result is on the
-    first one's. An empty tensor has norm 0; an empty sequence gives float32[0] on the CPU. NaN and infinity
-    survive; a norm above 3.4e38 is inf.
+    Of thousands of elements that are all but equal it is below 1e-5, for there rounding adds up. The tensors may
+    differ in shape, dtype (complex too), layout (sparse COO too) and device; the result is on the first one's. An empty
+    tensor has norm 0; an empty sequence gives float32[0] on the CPU. NaN and infinity survive; a norm above 3.4e38 is
+    inf.
     """
     if not tensors:
         return torch.zeros(0, dtype=torch.float32, device="cpu")
