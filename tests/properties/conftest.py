@@ -12,5 +12,5 @@ COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("few", COMMON, max_examples=30)
-settings.register_profile("many", COMMON, max_examples=400)
+settings.register_profile("many", COMMON, max_examples=200)
 settings.load_profile(os.environ.get("GRADSCOPE_EXAMPLES", "few"))
