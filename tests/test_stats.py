@@ -21,6 +21,7 @@ def test_l2_norms_of_closed_forms_in_every_dtype_and_layout() -> None:
         torch.tensor([3.0, 4.0]),
         torch.full((4096, 4096), 100.0, dtype=torch.float16),  # the squares alone overflow half precision
         torch.tensor([3 + 4j]),
+        torch.full((64, 64), 3 + 4j).mH,  # in memory it is not yet conjugated
         torch.tensor([3.0, 4.0], dtype=torch.float64),
         torch.sparse_coo_tensor(
             torch.tensor([[1, 1, 5]]), torch.tensor([1.0, 2.0, 4.0]), (9,), check_invariants=True
@@ -29,7 +30,7 @@ def test_l2_norms_of_closed_forms_in_every_dtype_and_layout() -> None:
         torch.ones(3, 4, 5, 6).to(memory_format=torch.channels_last),
         torch.ones(2000, 2).t()[:1],
     ]
-    expected = [5, 409_600, 5, 5, 5, 0, math.sqrt(360), math.sqrt(2000)]
+    expected = [5, 409_600, 5, 320, 5, 5, 0, math.sqrt(360), math.sqrt(2000)]
     norms = stats.l2_norms(tensors)
     assert norms.dtype == torch.float32
     assert norms.tolist() == pytest.approx(expected, rel=1e-6)
@@ -59,6 +60,13 @@ def test_sample_spreads_and_repeats() -> None:
     assert stats.sample(x[100:].view(-1, 100), 1024)[0, 0] == 100
     assert stats.sample(torch.ones(3, 4), 1024).shape == (12,)
     assert stats.sample(torch.zeros(0), 1024).shape == (0,)
+
+
+def test_sample_takes_elements_of_the_tensor_and_no_others() -> None:
+    x = torch.arange(40_000.0)
+    for every_other in (x[::2], x.view(100, 400)[:, ::2]):
+        assert set(stats.sample(every_other, 1024).flatten().tolist()) <= set(every_other.flatten().tolist())
+    assert stats.sample(torch.tensor([7.0]).expand(5000), 1024).unique().tolist() == [7]
 
 
 def test_sample_follows_the_values_of_a_dense_tensor() -> None:

@@ -1,0 +1,269 @@
+"""What is written is read, however it is cut into events, files and readings; and nothing that is read raises."""
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from gradscope.encoding import Encoder
+from gradscope.events import LogReader, load
+from gradscope.frames import Frames
+from gradscope.records import GLOBALS, Layer, Metric, Record, Run
+from gradscope.status import DamagedStatusError, fields_of, status_of
+from gradscope.thresholds import Thresholds
+from tests.event_logs import COLUMNS, assert_same, event, floats, frame_ends, write_frames
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NUMBERS = st.floats(width=32)
+UNITS = ("L2 norm", "ratio", "fraction", "value", "flags")
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Record], tuple[Metric, ...]]:
+    """Records as a fit takes them, of layers that may change on the way, and the metrics that they hold."""
+    columns = tuple(
+        Metric(
+            f"metric{i}", draw(NAMES), draw(st.sampled_from(UNITS)), draw(st.dictionaries(NAMES, ranges, max_size=2))
+        )
+        for i in range(draw(st.integers(1, 3)))
+    )
+    tables = draw(st.lists(st.lists(NAMES, max_size=4, unique=True).map(layers_named), min_size=1, max_size=3))
+    steps = sorted(draw(st.sets(st.integers(0, 2**40), max_size=8)))
+    return [draw(records(columns, step, 1000.0 + i, tables)) for i, step in enumerate(steps)], columns
+
+
+ranges = st.tuples(st.floats(-9, 0), st.floats(0, 9))
+
+
+def layers_named(names: list[str]) -> tuple[Layer, ...]:
+    return tuple(Layer(name, f"T{name}", f"k{name}") for name in names)
+
+
+@st.composite
+def records(draw: st.DrawFn, columns: Any, step: int, time: float, tables: list[tuple[Layer, ...]]) -> Record:
+    layers = draw(st.sampled_from(tables))
+    size = {"min_size": len(layers), "max_size": len(layers)}
+    metrics = {c.name: floats(*draw(st.lists(NUMBERS, **size))) for c in columns if draw(st.booleans())}
+    return Record(step, time, layers, metrics, draw(st.dictionaries(st.sampled_from(GLOBALS), NUMBERS)))
+
+
+def events_of(history: list[Record], columns: tuple[Metric, ...]) -> list[bytes]:
+    encoder = Encoder(columns)
+    return [event(encoder.record(r), r.step, r.wall_time) for r in history]
+
+
+def expected(history: list[Record], columns: tuple[Metric, ...], name: str = ".") -> Run:
+    """What was recorded, of the metrics that occurred, in the order in which they did."""
+    seen = dict.fromkeys(name for record in history for name in record.metrics)
+    by_name = {column.name: column for column in columns}
+    return Run.from_records(name, history, [by_name[name] for name in seen])
+
+
+@given(histories())
+def test_what_is_written_is_read_bit_for_bit(drawn: tuple[list[Record], tuple[Metric, ...]]) -> None:
+    history, columns = drawn
+    if not history:
+        return
+    with folder() as path:
+        write_frames(path / "tfevents.1", *events_of(history, columns))
+        (run,) = load(path).values()
+    assert_same(run, expected(history, columns))
+
+
+@given(histories(), st.data())
+def test_files_are_read_as_one_log(drawn: tuple[list[Record], tuple[Metric, ...]], data: st.DataObject) -> None:
+    """A logger that was closed goes on in another file, and describes nothing again."""
+    history, columns = drawn
+    if not history:
+        return
+    events = events_of(history, columns)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=3)))
+    with folder() as path:
+        for i, (start, end) in enumerate(zip([0, *cuts], [*cuts, len(events)], strict=True)):
+            write_frames(path / f"tfevents.{i}", *events[start:end])
+        (run,) = load(path).values()
+    assert_same(run, expected(history, columns))
+
+
+@given(histories(), st.data())
+def test_a_log_may_be_read_at_any_moment(drawn: tuple[list[Record], tuple[Metric, ...]], data: st.DataObject) -> None:
+    history, columns = drawn
+    with folder() as path:
+        file = write_frames(path / "tfevents.1", *events_of(history, columns))
+        whole = file.read_bytes()
+        ends = frame_ends(whole)
+        file.unlink()
+        reader = LogReader(path)
+        sizes = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+        for written, size in pairwise([0, *sizes, len(whole)]):
+            append(file, whole[written:size])
+            there = history[: max(sum(end <= size for end in ends) - 1, 0)]
+            runs = reader.read()
+            assert list(runs) == ["."] * bool(there)
+            if there:
+                assert_same(runs["."], expected(there, columns))
+
+
+def append(file: Path, content: bytes) -> None:
+    with file.open("ab") as opened:
+        opened.write(content)
+
+
+@given(histories(), st.integers(0, 2**40))
+def test_what_was_taken_back_is_gone(drawn: tuple[list[Record], tuple[Metric, ...]], step: int) -> None:
+    """A fit that goes on from a checkpoint takes the steps from there on once more."""
+    history, columns = drawn
+    if not history:
+        return
+    again = Record(step, 5000.0, history[-1].layers, {"metric0": floats(*[7] * len(history[-1].layers))})
+    with folder() as path:
+        write_frames(path / "tfevents.1", *events_of(history, columns))
+        encoder = Encoder(columns)
+        write_frames(
+            path / "tfevents.2",
+            event(encoder.resumed(), step, 5000.0),
+            event(encoder.record(again), step, 5000.0),
+        )
+        (run,) = load(path).values()
+    assert run.steps.tolist() == [*(r.step for r in history if r.step < step), step]
+    assert run.notes == ()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | NAMES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(NAMES | st.sampled_from(sorted(asdict(Thresholds()))), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(
+    ["v", "kind", "metric", "title", "unit", "healthy", "names", "thresholds", "coverage", "unseen", "measured",
+     "setup", "overhead", "ledger", "origin", "flights", "stop", "rank_outliers", "selu_weights", "step", "module"]
+)  # fmt: skip
+KINDS = st.sampled_from(["matrix", "globals", "layers", "status", "resumed", "verdicts", "of tomorrow", ""])
+TAGS = st.sampled_from(["layers", "globals", "status", "resumed", "verdicts", "grad_norm", "act_mean", "", "x/y"]).map(
+    "gradscope/{}".format
+)
+statuses = st.dictionaries(FIELDS, json_values | st.dictionaries(FIELDS, json_values, max_size=4), max_size=6)
+
+
+@st.composite
+def descriptions(draw: st.DrawFn) -> bytes:
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=40))
+    stated = draw(st.dictionaries(FIELDS, json_values, max_size=4))
+    return json.dumps({**stated, "kind": draw(KINDS), "v": draw(st.sampled_from([1, 1, 1, 2, "1"]))}).encode()
+
+
+@st.composite
+def tensor_protos(draw: st.DrawFn) -> TensorProto:
+    sizes = draw(st.lists(st.integers(-1, 5), max_size=3))
+    return TensorProto(
+        dtype=draw(st.sampled_from([0, 1, 2, 7, 7, 1, 19])),
+        tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes]),
+        tensor_content=draw(st.binary(max_size=24)),
+        float_val=draw(st.lists(NUMBERS, max_size=3)),
+        string_val=draw(st.lists(st.binary(max_size=9) | statuses.map(lambda s: json.dumps(s).encode()), max_size=4)),
+    )
+
+
+@st.composite
+def values(draw: st.DrawFn) -> Summary.Value:
+    value = Summary.Value(tag=draw(TAGS), tensor=draw(tensor_protos()))
+    if draw(st.booleans()):
+        plugin = SummaryMetadata.PluginData(plugin_name="gradscope", content=draw(descriptions()))
+        value.metadata.CopyFrom(SummaryMetadata(plugin_data=plugin))
+    return value
+
+
+@st.composite
+def strange_events(draw: st.DrawFn) -> bytes:
+    """What is sound as protobuf, and of which nothing else need be so."""
+    summary = Summary(value=draw(st.lists(values(), max_size=4)))
+    step, time = draw(st.integers(-(2**63), 2**63 - 1)), draw(st.floats())
+    encoded: bytes = Event(step=step, wall_time=time, summary=summary).SerializeToString()
+    return encoded
+
+
+@given(st.lists(strange_events(), max_size=8), st.booleans())
+def test_whatever_stands_under_our_tags_is_read_or_noted(events: list[bytes], sound_first: bool) -> None:
+    sound = [Record(s, 1000.0 + s, (Layer("a", "Linear", "linear"),), {"grad_norm": floats(s)}) for s in range(3)]
+    first = events_of(sound, COLUMNS) if sound_first else []
+    with folder() as path:
+        write_frames(path / "tfevents.1", *first, *events)
+        try:
+            runs = load(path)
+        except ValueError as error:
+            assert "none of its data" in str(error)  # noqa: PT017
+            assert not sound_first
+            return
+    (run,) = runs.values()
+    shape = (len(run.steps), len(run.layers))
+    assert (np.diff(run.steps) > 0).all()
+    assert {column.name for column in run.columns} == set(run.metrics)
+    assert all(cells.shape == shape and cells.dtype == np.float32 for cells in run.metrics.values())
+    assert all(series.shape == shape[:1] for series in run.globals.values())
+    assert all(unit.unit in UNITS for unit in run.columns)
+    assert isinstance(run.thresholds, Thresholds)
+
+
+@given(statuses | json_values)
+def test_a_status_is_taken_whole_or_refused(status: Any) -> None:
+    try:
+        fields = fields_of(status)
+    except DamagedStatusError:
+        return
+    run = Run.from_records("run", [], COLUMNS, **fields)
+    again = Run.from_records("run", [], COLUMNS, **fields_of(json.loads(json.dumps(status_of(run)))))
+    assert repr(again) == repr(run), "what was understood is written and understood the same"
+
+
+@given(st.binary(max_size=60), st.lists(st.binary(max_size=40), max_size=6), st.binary(max_size=60), st.booleans())
+def test_frames_lose_nothing_behind_rubbish(before: bytes, contents: list[bytes], after: bytes, ours: bool) -> None:
+    file = io.BytesIO()
+    writer = RecordWriter(file)
+    for content in contents:
+        writer.write(content + b"gradscope" * ours)
+    framed = file.getvalue()
+    data = before + framed + after
+    frames = Frames(io.BytesIO(data), 0, len(data))
+    given_out = list(frames)
+    assert frames.position + frames.unread == len(data)
+    assert frames.skipped <= frames.position
+    whole = [content + b"gradscope" for content in contents] if ours else []
+    if not before:
+        assert given_out[: len(whole)] == whole
+        assert frames.position >= len(framed)
+    elif frames.skipped:
+        assert frames.skipped >= len(before)
+        assert given_out[-len(whole) :] == whole or not whole
+    assert set(given_out) <= set(whole)
+
+
+@pytest.mark.parametrize("size", range(12))
+def test_less_than_a_header_is_waited_for(size: int) -> None:
+    frames = Frames(io.BytesIO(bytes(size)), 0, size)
+    assert list(frames) == []
+    assert (frames.unread, frames.is_damaged) == (size, False)
