@@ -112,7 +112,6 @@ def check_wheel(wheel: Path) -> None:
         "License-Expression",
         "Requires-Python",
         "Author",
-        "Project-URL",
         "Description-Content-Type",
     ):
         if not metadata[field]:
