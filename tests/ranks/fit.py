@@ -83,11 +83,28 @@ class Model(Classifier):
         return Shards(self.trainer.global_rank, self.trainer.world_size, self.spoil, self.last)
 
 
+class Raw(Model):
+    """Steps past Lightning, which counts no step then."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
 @dataclass
 class Case:
     """What is particular about a fit; `broken` is how it is on each rank meanwhile, by the rank."""
 
     net: Callable[[int], nn.Module] = lambda rank: Net()
+    model: type[Model] = Model
     spoil: Spoil | None = None
     last: int = SIZE
     broken: Callable[[int], AbstractContextManager[object]] = lambda rank: nullcontext()
@@ -149,6 +166,7 @@ CASES = {
     "sharing fails": Case(broken=fails_on_rank_one(LivenessProbe, "share", 12)),
     "recorder fails": Case(broken=fails_on_rank_one(Recorder, "begin", 12)),
     "recorder fails at once": Case(broken=fails_on_rank_one(Recorder, "begin", 0)),
+    "recorder fails past Lightning": Case(model=Raw, broken=fails_on_rank_one(Recorder, "begin", 12)),
     "never attached": Case(broken=fails_on_rank_one(Recorder, "__init__", 0)),
     "beginning fails": Case(broken=fails_on_rank_one(Cadence, "begin", 0)),
     "on one rank alone": Case(
@@ -171,7 +189,7 @@ def main(ranks: int, folder: Path, names: Sequence[str]) -> None:
 def fit(case: Case, ranks: int, folder: Path) -> None:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     torch.manual_seed(0)
-    model = Model(case.net(rank), case.spoil, case.last)
+    model = case.model(case.net(rank), case.spoil, case.last)
     scope = GradScope(every_n_steps=4, summary=False, log=False)
     strategy = DDPStrategy(process_group_backend="gloo", **case.of_strategy) if ranks > 1 else "auto"
     own = [scope] if case.with_gradscope(rank) else []
