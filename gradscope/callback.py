@@ -211,6 +211,7 @@ class GradScope(Resumable):
         self._cadence.alone = trainer.world_size == 1
         if not self._cadence.alone:
             fit.ranks.join(trainer.strategy, pl_module.device, self._actions.may_end_the_fit)
+            fit.ranks.count(trainer.optimizers)
         fit.name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
         recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale, fit.ranks.merge, trainer.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from gradscope.ranks.merging import Facts, RankMerge
 
 if TYPE_CHECKING:
     import torch
+    from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
 
     from gradscope.actions import Ranks
 
@@ -31,6 +34,8 @@ class RanksOfFit:
         """What is not known of them, and why."""
         self._may_end_the_fit = False
         self._group: Group | None = None
+        self._steps = 0
+        self._handles: list[RemovableHandle] = []
 
     @property
     def waited(self) -> float:
@@ -76,15 +81,24 @@ class RanksOfFit:
             self.voices = None if self.merge.is_lost else self.voices
             self._go_on_without(self.merge.ended)
 
-    def owe(self, steps: int) -> None:
-        """Note that the step is recorded that begins after so many steps of the optimizers."""
+    def count(self, optimizers: Sequence[Optimizer]) -> None:
+        """Count the steps of `optimizers`, until `part`: those that a user steps past Lightning it does not count."""
         if self.merge is not None:
-            self.merge.owe(steps)
+            known = [optimizer for optimizer in optimizers if hasattr(optimizer, "register_step_post_hook")]
+            self._handles = [optimizer.register_step_post_hook(self._after_optimizer_step) for optimizer in known]
+
+    def _after_optimizer_step(self, *_: object) -> None:
+        self._steps += 1
+
+    def owe(self, steps: int) -> None:
+        """Note that the step is recorded that begins after so many steps of the optimizers as Lightning counts them."""
+        if self.merge is not None:
+            self.merge.owe(steps + self._steps)
 
     def answer(self, steps: int, why: str) -> None:
         """Send nothing where the others wait for a record that did not come: `why`."""
         if self.merge is not None:
-            self.merge.answer(steps, why)
+            self.merge.answer(steps + self._steps, why)
 
     def settle(self) -> None:
         """Hear the last news of all ranks, at the end of a fit."""
@@ -97,6 +111,9 @@ class RanksOfFit:
         if self.merge is not None:
             self.merge.leave()
         self.merge = self.voices = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _go_on_without(self, why: str) -> None:
         self.unseen[OTHERS] = f"{why}: activations are those of rank zero"

@@ -181,6 +181,7 @@ CASES = {
     "sharing fails": Case(broken=fails_on_rank_one(LivenessProbe, "share", 12)),
     "recorder fails": Case(broken=fails_on_rank_one(Recorder, "begin", 12)),
     "recorder fails at once": Case(broken=fails_on_rank_one(Recorder, "begin", 0)),
+    "recorder fails past Lightning": Case(model=Raw, broken=fails_on_rank_one(Recorder, "begin", 12)),
     "never attached": Case(broken=fails_on_rank_one(Recorder, "__init__", 0)),
     "beginning fails": Case(broken=fails_on_rank_one(Cadence, "begin", 0)),
     "on one rank alone": Case(

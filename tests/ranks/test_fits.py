@@ -26,7 +26,8 @@ SHARED = ("plain", "accumulation", "uneven", "static graph", "compiled", "by han
 TOGETHER = (
     *SHARED,
     *("without", "conditional", "other activation", "outlier", "nan"),
-    *("probe fails", "sharing fails", "recorder fails", "recorder fails at once", "never attached", "beginning fails"),
+    *("probe fails", "sharing fails", "recorder fails", "recorder fails at once", "recorder fails past Lightning"),
+    *("never attached", "beginning fails"),
     "on one rank alone",  # after it ranks number their groups differently
 )
 """Cases that one pair of processes runs through: to start them takes longer than all else."""
@@ -142,6 +143,11 @@ def test_a_nan_is_traced_to_its_rank(two: Path) -> None:
         ("sharing fails", "LivenessProbe", "RuntimeError: broken on purpose"),
         ("recorder fails", "other ranks", "GradScope on rank 1 switched itself off: on_train_batch_start failed"),
         ("recorder fails at once", "other ranks", "GradScope on rank 1 switched itself off: on_train_batch_start"),
+        (
+            "recorder fails past Lightning",
+            "other ranks",
+            "GradScope on rank 1 switched itself off: on_train_batch_start failed",
+        ),
         ("never attached", "other ranks", "GradScope on rank 1 switched itself off: on_fit_start failed"),
         ("beginning fails", "other ranks", "GradScope on rank 1 switched itself off: _begin failed"),
         ("on one rank alone", "other ranks", "could not be reached after DistStoreError"),
