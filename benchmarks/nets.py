@@ -89,7 +89,7 @@ class Training(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), 1e-5)
 
 
-class _Repeat(Dataset[tuple[Tensor, Tensor]]):
+class Repeat(Dataset[tuple[Tensor, Tensor]]):
     """The same batch again and again, on the device already: loading must not disturb the measurement."""
 
     def __init__(self, batch: tuple[Tensor, Tensor], times: int) -> None:
@@ -113,7 +113,7 @@ def fit(case: Case, steps: int, callbacks: Sequence[pl.Callback], device: str = 
             accelerator=device, devices=1, max_epochs=1, callbacks=list(callbacks), logger=TensorBoardLogger(folder),
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(Training(case.build()), DataLoader(_Repeat(batch, steps), batch_size=None))
+        trainer.fit(Training(case.build()), DataLoader(Repeat(batch, steps), batch_size=None))
 
 
 def quiet_lightning() -> None:

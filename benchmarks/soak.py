@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 from interleave import Spread, measure
-from nets import Training, quiet_lightning, residual_mlp
+from nets import Repeat, Training, quiet_lightning, residual_mlp
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.table import Table
 from scaling import resident_mebibytes
@@ -112,21 +112,8 @@ def fit(records: int, log: Path) -> list[Part]:
         accelerator="cpu", devices=1, max_epochs=1, callbacks=[odometer, scope], enable_checkpointing=False,
         logger=TensorBoardLogger(log, name="", version="run"), enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(Training(TINY.build()), DataLoader(Repeated(batch, records + 1), batch_size=None))
+    trainer.fit(Training(TINY.build()), DataLoader(Repeat(batch, records + 1), batch_size=None))
     return odometer.parts
-
-
-class Repeated:
-    """The same batch again and again."""
-
-    def __init__(self, batch: tuple[Any, Any], times: int) -> None:
-        self._batch, self._times = batch, times
-
-    def __len__(self) -> int:
-        return self._times
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self._batch
 
 
 def of_readers(log: Path, last_step: int) -> Table:

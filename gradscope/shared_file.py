@@ -37,7 +37,9 @@ class SharedFile:
         It is left so, too, where the file is none on a local disk that each event is appended to at once: in a buffer
         ours and the user's cannot be told apart.
         """
-        self._thread = self._queue = self._guard = None
+        self._thread: Any = None
+        self._queue: Any = None
+        self._guard: _Guard | None = None
         try:
             asynchronous = event_writer._async_writer
             self._thread, self._queue = asynchronous._worker, asynchronous._byte_queue

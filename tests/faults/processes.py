@@ -14,13 +14,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from tests.faults.fits import digest, fitted, scope
+from tests.faults.loaded import Numbers
 from tests.models import Batches, Classifier, mlp, trainer
 
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which a process is given up."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -59,7 +59,7 @@ def fit_with_checkpoints(folder: Path, batches: int, checkpoint: Path | None = N
 
 def fit_and_tell(folder: Path, own: bool, at: int | None = None, name: str = "") -> None:
     """Fit, send oneself the signal called `name` before a batch, and write down what the weights became."""
-    callbacks = [scope()] if own else []
+    callbacks: list[pl.Callback] = [scope()] if own else []
     if at is not None:
         callbacks.append(Signals(at, name))
     try:
@@ -81,20 +81,11 @@ class Signals(pl.Callback):
             time.sleep(0)  # the handler of Python runs between two of its instructions
 
 
-class Numbers(Dataset[tuple[Tensor, Tensor]]):
-    def __len__(self) -> int:
-        return 160
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(index)
-        return torch.randn(20, generator=generator), torch.tensor(index % 4)
-
-
 def fit_with_workers(folder: Path, own: bool, method: str) -> None:
-    """Fit on batches of ten workers' making, and write down what the weights became and what is recorded."""
+    """Fit on batches of two workers' making, and write down what the weights became and what is recorded."""
     torch.manual_seed(0)
     model, watching = Classifier(mlp()), scope()
     loader = DataLoader(Numbers(), batch_size=16, num_workers=2, multiprocessing_context=method)
     logger = TensorBoardLogger(folder / "log", name="", version="")
-    trainer(*([watching] if own else []), logger=logger, max_epochs=2).fit(model, loader)
+    trainer(*([watching] if own else []), logger=logger).fit(model, loader)
     (folder / "outcome").write_text(digest(model))

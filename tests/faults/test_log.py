@@ -151,7 +151,7 @@ def test_a_log_that_goes(
 
 
 def _number(error: type[OSError]) -> int:
-    return {FileNotFoundError: errno.ENOENT, NotADirectoryError: errno.ENOTDIR}[error]  # type: ignore[index]
+    return {FileNotFoundError: errno.ENOENT, NotADirectoryError: errno.ENOTDIR}[error]
 
 
 @pytest.mark.parametrize("how", ["mount", "chattr"])
@@ -177,7 +177,7 @@ def test_a_log_that_can_only_be_read(how: str, tmp_path: Path, undisturbed: str,
         assert f"[Errno {number}] {os.strerror(number)}" in line
         assert_whole(folder, AT - 1)
     finally:
-        undo = ["umount", "--lazy", folder] if how == "mount" else ["chattr", "-R", "-i", folder]
+        undo: list[str | Path] = ["umount", "--lazy", folder] if how == "mount" else ["chattr", "-R", "-i", folder]
         subprocess.run(undo, check=True)
     assert len(watching.run.steps) == BATCHES
 

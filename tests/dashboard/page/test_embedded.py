@@ -1,5 +1,6 @@
 """A report file's own data, as the page in it reads them: the cells of the run."""
 
+import base64
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from gradscope.cells import measured_cells
+from gradscope.dashboard.bundle import bundled
+from gradscope.dashboard.content import STATIC
 from gradscope.dashboard.html_report import html_report
 from gradscope.records import Layer, Run
 from tests.dashboard.modules import Module, floats
@@ -39,12 +42,15 @@ def odd_run() -> Run:
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
     """Opens a report of runs from a file, as a reader would."""
-    page = browser.new_page()
+    page = browser.new_page(bypass_csp=True)  # else the test's own script would not run in it
+    text = bundled("embedded.js", lambda name: (STATIC / name).read_text(encoding="utf-8"))
+    text += "\nexport const {Embedded} = gradscopeModules['embedded.js'];"
+    address = f"data:text/javascript;base64,{base64.b64encode(text.encode()).decode()}"
 
     def open_(runs: dict[str, Run]) -> Module:
         (tmp_path / "report.html").write_text(html_report(runs), encoding="utf-8")
         page.goto((tmp_path / "report.html").as_uri())
-        return Module(page, "gradscope/embedded.js")
+        return Module(page, address)
 
     yield open_
     page.close()
