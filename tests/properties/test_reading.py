@@ -63,8 +63,8 @@ def layers_named(names: list[str]) -> tuple[Layer, ...]:
 @st.composite
 def records(draw: st.DrawFn, columns: Any, step: int, time: float, tables: list[tuple[Layer, ...]]) -> Record:
     layers = draw(st.sampled_from(tables))
-    size = {"min_size": len(layers), "max_size": len(layers)}
-    metrics = {c.name: floats(*draw(st.lists(NUMBERS, **size))) for c in columns if draw(st.booleans())}
+    cells = st.lists(NUMBERS, min_size=len(layers), max_size=len(layers))
+    metrics = {c.name: floats(*draw(cells)) for c in columns if draw(st.booleans())}
     return Record(step, time, layers, metrics, draw(st.dictionaries(st.sampled_from(GLOBALS), NUMBERS)))
 
 
