@@ -66,7 +66,7 @@ def test_sample_takes_elements_of_the_tensor_and_no_others() -> None:
     x = torch.arange(40_000.0)
     for every_other in (x[::2], x.view(100, 400)[:, ::2]):
         assert set(stats.sample(every_other, 1024).flatten().tolist()) <= set(every_other.flatten().tolist())
-    assert stats.sample(torch.tensor([7.0]).expand(5000), 1024).unique().tolist() == [7]
+    assert set(stats.sample(torch.tensor([7.0]).expand(5000), 1024).flatten().tolist()) == {7}
 
 
 def test_sample_follows_the_values_of_a_dense_tensor() -> None:
@@ -78,6 +78,11 @@ def test_sample_follows_the_values_of_a_dense_tensor() -> None:
         with torch.no_grad():
             tensor.fill_(7)
         assert sample.flatten().tolist() == [7] * sample.numel()
+
+
+def test_a_sample_is_half_of_a_tensor_at_most() -> None:
+    assert stats.sample(torch.ones(2047), 1024).numel() == 2047
+    assert stats.sample(torch.ones(2048), 1024).numel() == 1024
 
 
 @pytest.mark.parametrize("shape", [(128, 32, 26, 26), (1, 3_000_000), (4, 1_000_003), (3_000_000,), (128, 256), ()])
@@ -107,6 +112,13 @@ def test_variance_survives_a_mean_far_from_zero() -> None:
     assert mean_and_variance(x)[1] == pytest.approx(0.01, rel=0.02)
 
 
+def test_moments_of_doubles_are_doubles() -> None:
+    totals, squares = stats.moments(torch.tensor([[1 + 1e-12, 1 - 1e-12]], dtype=torch.float64))
+    assert totals.item() == 2
+    assert squares.item() == pytest.approx(2e-24, rel=1e-3)
+    assert stats.moments(torch.tensor([[3.0]]))[1].item() == 0, "one number has no spread"
+
+
 def test_statistics_of_nothing_are_zero() -> None:
     empty = torch.zeros(1, 0)
     assert torch.stack(stats.moments(empty)).tolist() == [[0], [0]]
@@ -120,6 +132,7 @@ def test_positive_counts_count_what_is_above_zero(dtype: torch.dtype) -> None:
     many = torch.ones(1, 5001, dtype=dtype)
     many[0, 0] = 0
     assert stats.positive_counts(many).item() == 5000
+    assert stats.positive_counts(many).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -32,8 +33,6 @@ LEVELS = {
 }
 """What a layer measures typically, sound and sick."""
 
-Cells = npt.NDArray[np.float64]
-
 
 @st.composite
 def runs(draw: st.DrawFn, longest: int = 60) -> Run:
@@ -50,7 +49,7 @@ def _random_runs(draw: st.DrawFn, longest: int) -> Run:
     kinds = draw(st.lists(st.sampled_from(KINDS), max_size=9))
     layers = [Layer(f"layer{i}", *kind) for i, kind in enumerate(kinds)]
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    metrics = {name: _column(rng, name, layers, records) for name in LEVELS}
+    metrics: dict[str, npt.NDArray[Any]] = {name: _column(rng, name, layers, records) for name in LEVELS}
     metrics["grad_norm_clipped"] = metrics["grad_norm"] * draw(st.sampled_from([1.0, 0.01]))
     metrics["nonfinite"] = (rng.random((records, len(layers))) < draw(st.sampled_from([0, 0.02]))) * 1.0
     total = np.sqrt(np.nansum(metrics["grad_norm"] ** 2, axis=1))
@@ -65,12 +64,12 @@ def _random_runs(draw: st.DrawFn, longest: int) -> Run:
     return run_of("drawn", layers, metrics, records=records, globals={n: v for n, v in totals.items() if n in GLOBALS})
 
 
-def _column(rng: np.random.Generator, name: str, layers: list[Layer], records: int) -> Cells:
+def _column(rng: np.random.Generator, name: str, layers: list[Layer], records: int) -> npt.NDArray[np.float64]:
     typical = rng.choice(LEVELS[name], len(layers))
     activations = np.array([layer.kind in ("rectifier", "self_normalizing", "saturating") for layer in layers])
     typical[activations == (name in OF_WEIGHTS)] = math.nan
     # Factors of two: whatever is scaled by such stays exact.
-    return typical * 2.0 ** rng.integers(-1, 1, (records, len(layers)))
+    return np.asarray(typical * 2.0 ** rng.integers(-1, 1, (records, len(layers))), dtype=np.float64)
 
 
 @st.composite
@@ -79,7 +78,7 @@ def _spoiled(draw: st.DrawFn, values: npt.NDArray[np.float32]) -> npt.NDArray[np
     for _ in range(draw(st.integers(0, 3)) if spoiled.size else 0):
         s, row = draw(st.integers(0, len(spoiled) - 1)), draw(st.integers(0, spoiled.shape[1] - 1))
         spoiled[s:, row] = draw(st.sampled_from([math.nan, math.inf, 0.0, 3e38]))
-    return spoiled
+    return np.asarray(spoiled, dtype=np.float32)
 
 
 def rearranged(run: Run, order: list[int]) -> Run:

@@ -62,7 +62,7 @@ def stem(channels: int, memory_format: torch.memory_format, act: str) -> nn.Modu
     """A convolution over the 20 features as an image, which gives out 20 features for each channel."""
 
     def run(net: Any, x: Tensor) -> Tensor:
-        image = x.unflatten(1, (1, 4, 5)).contiguous(memory_format=memory_format)
+        image = x.view(-1, 1, 4, 5).contiguous(memory_format=memory_format)
         return torch.as_tensor(net.act(net.conv(image)).flatten(1))
 
     return Net(run, conv=nn.Conv2d(1, channels, 3, padding=1).to(memory_format=memory_format), act=ACTIVATIONS[act]())

@@ -170,10 +170,11 @@ def test_a_stricter_threshold_finds_no_less(run: Run, one: float, other: float) 
         (exploding_gradient, "exploding_ratio", 1e4),
     ]
     for rule, field, scale in marks:
-        few, many = (
-            found(rule, replace(run, thresholds=Thresholds(**{field: max(x * scale, 1) if scale > 1 else x})))
+        judged = [
+            replace(run, thresholds=Thresholds.restored({field: max(x * scale, 1) if scale > 1 else x}))
             for x in (lax, strict)
-        )
+        ]
+        few, many = (found(rule, by) for by in judged)
         assert len(few) <= len(many), field
         if rule is not exploding_gradient:  # which has four ways, and tells of the first one
             for less, more in zip(few, many, strict=True) if few else ():
@@ -186,7 +187,7 @@ def test_a_choice_of_records_keeps_what_is_extraordinary(run: Run, records: int)
     longer = replace(
         run,
         steps=np.arange(len(run.steps) * times) * 3,
-        wall_times=np.arange(len(run.steps) * times) * 1.0,
+        wall_times=np.arange(len(run.steps) * times, dtype=np.float64),
         metrics={n: np.concatenate([v] * times) for n, v in run.metrics.items()},
         globals={n: np.concatenate([v] * times) for n, v in run.globals.items()},
     )

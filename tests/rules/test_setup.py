@@ -202,6 +202,19 @@ def test_what_an_output_activation_does() -> None:
     assert "All logits lie in [-1, 1], and" in only(Setup(output_activation=OutputActivation("out", "tanh"))).message
 
 
+def test_two_classes_are_classes_and_one_is_a_decision_of_its_own() -> None:
+    def told(classes: int) -> str:
+        return only(Setup(output_activation=OutputActivation("act", "Sigmoid", classes))).message
+
+    assert f"of 2 classes none gets a probability above {math.e / (math.e + 1):.2f}" in told(2)
+    assert "classes" not in told(1)
+
+
+@pytest.mark.parametrize(("count", "listed"), [(1, "a: "), (3, "a, b, c: "), (4, "a, b, c and others: ")])
+def test_a_list_of_layers_is_cut_after_the_third(count: int, listed: str) -> None:
+    assert only(Setup(in_no_optimizer=tuple("abcd"[:count]))).message.startswith(f"{listed}trainable")
+
+
 def test_in_no_optimizer() -> None:
     finding = only(Setup(in_no_optimizer=("a", "b", "c", "d")))
     assert (finding.code, finding.severity, finding.layers) == ("no_gradient", Severity.INFO, ("a", "b", "c", "d"))
