@@ -244,7 +244,7 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
     """Any value of a type that a field of `Run` has."""
     if hint in SIMPLE:
         return SIMPLE[hint]
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return st.builds(hint, **{f.name: of_type(f.type) for f in fields(hint)})
     inner = of_type(get_args(hint)[0])
     return st.lists(inner, max_size=2).map(tuple) if get_origin(hint) is tuple else st.none() | inner
