@@ -1,5 +1,6 @@
 """Records of several ranks merged, each rank played by this process: what they agree on, and what they take it for."""
 
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope import Thresholds
+from gradscope.cadence import Alarm
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import Facts, RankMerge
 from gradscope.ranks.of_fit import RanksOfFit
@@ -109,3 +111,18 @@ def test_ranks_talk_from_the_device_of_the_strategy_whatever_the_module_says(mon
         assert ranks.merge is not None
         assert ranks.merge._device == devices[-1]
     assert devices == [torch.device("meta"), torch.device("cpu")]
+
+
+def test_what_ranks_measured_is_plain_as_a_checkpoint_has_to_be() -> None:
+    recorder = recorder_of(RankMerge(Twins()), net := mlp())  # type: ignore[arg-type]
+    record(recorder, net, 0)
+    merged = recorder.poll()
+    assert merged is not None
+    assert {"loss", "nonfinite_loss", "total_norm"} <= merged.globals.keys()
+    assert {name: type(value) for name, value in merged.globals.items()} == dict.fromkeys(merged.globals, float)
+    alarm = Alarm()
+    alarm.hear(merged)
+    file = BytesIO()
+    torch.save(alarm.state(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == alarm.state()
