@@ -1,7 +1,7 @@
 """Which rank is unlike the others: its weights are theirs, so that its data must be different."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,11 @@ class Outliers:
             for row in np.flatnonzero(average.is_far()).tolist():
                 if not math.isnan(score[row]):
                     self._find(step, layers[row].name, metric, float(own[metric][row]), float(others[metric][row]))
+
+    def remember(self, outliers: Iterable[RankOutlier]) -> None:
+        """Go on from the `outliers` of an earlier fit, as far as they are of this rank."""
+        self._found = {(o.layer, o.metric): o for o in outliers if o.rank == self._rank}
+        self._told = tuple(self._found.values())
 
     def told(self, at_last: bool = False) -> tuple[RankOutlier, ...]:
         """Return what is to be told to the other ranks: the same for ever longer, unless it is `at_last`."""

@@ -14,7 +14,7 @@ from gradscope.ranks.group import Group
 from gradscope.ranks.merging import Facts, RankMerge
 from gradscope.ranks.of_fit import RanksOfFit
 from gradscope.recorder import Recorder
-from gradscope.records import Origin
+from gradscope.records import Origin, RankOutlier
 from tests.models import mlp
 
 
@@ -126,3 +126,18 @@ def test_what_ranks_measured_is_plain_as_a_checkpoint_has_to_be() -> None:
     torch.save(alarm.state(), file)
     file.seek(0)
     assert torch.load(file, weights_only=True) == alarm.state()
+
+
+def test_ranks_that_stood_out_before_a_checkpoint_are_known_after_it() -> None:
+    own, other = (RankOutlier(rank, "act0", "dead_fraction", 0.4, 0.02, 9, 19) for rank in (0, 1))
+    alone, ranks = RanksOfFit(), RanksOfFit()
+    ranks.merge = RankMerge(Twins())  # type: ignore[arg-type]
+    for of_fit in (alone, ranks):
+        of_fit.remember([own, other])
+        assert of_fit.facts.outliers == (own, other)
+        of_fit.hear()
+        assert of_fit.facts.outliers == (own, other), "before the first record there is nothing new"
+    recorder = recorder_of(ranks.merge, net := mlp())
+    record(recorder, net, 20)
+    ranks.hear()
+    assert ranks.facts.outliers == (own, own), "both twins say what the first has to say"
