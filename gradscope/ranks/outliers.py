@@ -20,6 +20,10 @@ quarter of one at most by chance, as a rule."""
 VARIANCE = 4.0
 """The same of a variance, as a factor: data that were scaled twice or not at all give more."""
 
+SPREAD = 0.2
+"""A spread of less than this share of the size, the root of the mean square, is taken for as much: the outputs of a
+saturated sigmoid are all the same, and by their own spread nothing is alike."""
+
 RECORDS = 10
 """Records before anything is said."""
 
@@ -109,9 +113,11 @@ def _scores(own: Mapping[str, Floats], others: Mapping[str, Floats]) -> Iterator
             yield metric, (own[metric] - others[metric]) / FRACTION
     if "act_mean" in own and "act_mean" in others:
         with np.errstate(divide="ignore", invalid="ignore"):
-            deviation = np.sqrt(others["act_var"])
-            means = (own["act_mean"] - others["act_mean"]) / (DEVIATIONS * deviation)
-            variances = np.log(own["act_var"] / others["act_var"]) / math.log(VARIANCE)
+            squares = [numbers["act_mean"] ** 2 + numbers["act_var"] for numbers in (own, others)]
+            least = SPREAD**2 * np.minimum(*squares)
+            own_spread, spread = (np.maximum(numbers["act_var"], least) for numbers in (own, others))
+            means = (own["act_mean"] - others["act_mean"]) / (DEVIATIONS * np.sqrt(spread))
+            variances = np.log(own_spread / spread) / math.log(VARIANCE)
         yield "act_mean", _bounded(means)
         yield "act_var", _bounded(variances)
 

@@ -102,3 +102,9 @@ def test_what_a_checkpoint_tells_of_is_told_by_the_rank_that_it_is_of() -> None:
         outliers.see(step, LAYERS, own, others)
     (outlier,) = outliers.told(at_last=True)
     assert (outlier.first_step, outlier.last_step, outlier.value) == (9, 34, 0.5)
+
+
+def test_next_to_no_spread_is_no_measure() -> None:
+    own = {"act_mean": floats(0.9990), "act_var": floats(1e-7)}
+    others = {"act_mean": floats(0.9995), "act_var": floats(1e-9)}
+    assert found(repeat((own, others))) == (), "a sigmoid that is saturated on both"
