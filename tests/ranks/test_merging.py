@@ -107,7 +107,7 @@ def test_ranks_talk_from_the_device_of_the_strategy_whatever_the_module_says(mon
     monkeypatch.setattr(Group, "joined", joined)
     for strategy in (SimpleNamespace(root_device=torch.device("meta")), SimpleNamespace()):
         ranks = RanksOfFit()
-        ranks.join(strategy, torch.device("cpu"), may_end_the_fit=False)  # type: ignore[arg-type]
+        ranks.join(strategy, torch.device("cpu"), may_end_the_fit=False)
         assert ranks.merge is not None
         assert ranks.merge._device == devices[-1]
     assert devices == [torch.device("meta"), torch.device("cpu")]
