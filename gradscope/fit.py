@@ -212,6 +212,8 @@ class Fit:
         self._started -= run.overhead.fit_seconds
         self.logs, self._covered = memory.logs, run.coverage
         recorder.remember(memory.units)
+        known = {layer.name for layer in run.layers}
+        self.ranks.remember([outlier for outlier in run.rank_outliers if outlier.layer in known])
         if self.preflight is not None:
             self.preflight.restore(run.setup)
         self.tell_watch(lambda watch: watch.restore(memory.window))

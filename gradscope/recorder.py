@@ -448,7 +448,8 @@ class Recorder:
             rest = rest[size:]
         if flight.layout is not None:
             measured |= self._merged(flight, flight.layout, measured)
-        totals = {name: value for m in measured.values() for name, value in m.globals.items()}
+        # Python's own numbers: a checkpoint that holds those of numpy is refused by torch.load(weights_only=True).
+        totals = {name: float(value) for m in measured.values() for name, value in m.globals.items()}
         if self.origin is None and self._suspect is not None and _went_wrong(totals):
             self.origin = Origin(flight.step, self._suspect, "forward")
         metrics = _joined([*measured.values()], flight.order)

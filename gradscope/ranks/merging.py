@@ -190,6 +190,11 @@ class RankMerge:
             if probe in mergings:
                 mergings[probe].remember(memory)
 
+    def remember_outliers(self, outliers: Sequence[RankOutlier]) -> None:
+        """Go on from the `outliers` of an earlier fit."""
+        self._outliers.remember(outliers)
+        self.all = self.all._replace(outliers=tuple(outliers))
+
     def settle(self) -> None:
         """Tell each other the last news: on every rank at the end of a fit, after the last record."""
         if not self.ended:

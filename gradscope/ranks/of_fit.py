@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gradscope.messages import say
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import Facts, RankMerge
+from gradscope.records import RankOutlier
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,12 @@ class RanksOfFit:
             if origin is not None and origin.rank is None:  # one from a checkpoint was born on the rank that it names
                 origin = replace(origin, rank=self.merge.rank)
             self.merge.own = own._replace(origin=origin)
+
+    def remember(self, outliers: Sequence[RankOutlier]) -> None:
+        """Go on from the `outliers` of an earlier fit, of as many ranks or of another number."""
+        self.facts = self.facts._replace(outliers=tuple(outliers))
+        if self.merge is not None:
+            self.merge.remember_outliers(outliers)
 
     def hear(self) -> None:
         """Take in what all ranks knew at the last record."""

@@ -1,7 +1,7 @@
 """Which rank is unlike the others: its weights are theirs, so that its data must be different."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ quarter of one at most by chance, as a rule."""
 
 VARIANCE = 4.0
 """The same of a variance, as a factor: data that were scaled twice or not at all give more."""
+
+SPREAD = 0.2
+"""A spread of less than this share of the size, the root of the mean square, is taken for as much: the outputs of a
+saturated sigmoid are all the same, and by their own spread nothing is alike."""
 
 RECORDS = 10
 """Records before anything is said."""
@@ -53,6 +57,11 @@ class Outliers:
             for row in np.flatnonzero(average.is_far()).tolist():
                 if not math.isnan(score[row]):
                     self._find(step, layers[row].name, metric, float(own[metric][row]), float(others[metric][row]))
+
+    def remember(self, outliers: Iterable[RankOutlier]) -> None:
+        """Go on from the `outliers` of an earlier fit, as far as they are of this rank."""
+        self._found = {(o.layer, o.metric): o for o in outliers if o.rank == self._rank}
+        self._told = tuple(self._found.values())
 
     def told(self, at_last: bool = False) -> tuple[RankOutlier, ...]:
         """Return what is to be told to the other ranks: the same for ever longer, unless it is `at_last`."""
@@ -104,9 +113,11 @@ def _scores(own: Mapping[str, Floats], others: Mapping[str, Floats]) -> Iterator
             yield metric, (own[metric] - others[metric]) / FRACTION
     if "act_mean" in own and "act_mean" in others:
         with np.errstate(divide="ignore", invalid="ignore"):
-            deviation = np.sqrt(others["act_var"])
-            means = (own["act_mean"] - others["act_mean"]) / (DEVIATIONS * deviation)
-            variances = np.log(own["act_var"] / others["act_var"]) / math.log(VARIANCE)
+            squares = [numbers["act_mean"] ** 2 + numbers["act_var"] for numbers in (own, others)]
+            least = SPREAD**2 * np.minimum(*squares)
+            own_spread, spread = (np.maximum(numbers["act_var"], least) for numbers in (own, others))
+            means = (own["act_mean"] - others["act_mean"]) / (DEVIATIONS * np.sqrt(spread))
+            variances = np.log(own_spread / spread) / math.log(VARIANCE)
         yield "act_mean", _bounded(means)
         yield "act_var", _bounded(variances)
 

@@ -1,5 +1,6 @@
 """Ranks that are unlike the others."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ def rank_outlier(run: Run) -> Iterator[Finding]:
     In data-parallel training all ranks hold the same weights, and samples that are dealt out at random give the same
     statistics but for chance. What differs for long is what a rank is given.
     """
-    outliers = [o for o in run.rank_outliers if np.isfinite(run.metric(o.metric)).any()]
+    outliers = [o for o in _rare(run) if np.isfinite(run.metric(o.metric)).any()]
     if not outliers or len(run.steps) < run.thresholds.minimum_records:
         return
     worst = min(outliers, key=_how_bad)
@@ -47,6 +48,17 @@ def rank_outlier(run: Run) -> Iterator[Finding]:
             "ranks": float(len(ranks)),
         },
     )
+
+
+def _rare(run: Run) -> list[RankOutlier]:
+    """Return the outliers without those that most ranks are, in the same direction: that is none.
+
+    A rank sees fewer samples than all the others together. Where units fire for few of them, more are dead on each.
+    """
+    ranks = run.coverage.measured.get("ranks", 0)
+    sides = {(o.rank, o.metric, o.value > o.others) for o in run.rank_outliers}
+    alike = Counter((metric, above) for _, metric, above in sides)
+    return [o for o in run.rank_outliers if ranks <= 2 or 2 * alike[o.metric, o.value > o.others] <= ranks]
 
 
 def _how_bad(outlier: RankOutlier) -> tuple[int, float]:

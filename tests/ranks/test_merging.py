@@ -1,5 +1,6 @@
 """Records of several ranks merged, each rank played by this process: what they agree on, and what they take it for."""
 
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gradscope import Thresholds
+from gradscope.cadence import Alarm
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import Facts, RankMerge
 from gradscope.ranks.of_fit import RanksOfFit
 from gradscope.recorder import Recorder
-from gradscope.records import Origin
+from gradscope.records import Origin, RankOutlier
 from tests.models import mlp
 
 
@@ -109,3 +111,33 @@ def test_ranks_talk_from_the_device_of_the_strategy_whatever_the_module_says(mon
         assert ranks.merge is not None
         assert ranks.merge._device == devices[-1]
     assert devices == [torch.device("meta"), torch.device("cpu")]
+
+
+def test_what_ranks_measured_is_plain_as_a_checkpoint_has_to_be() -> None:
+    recorder = recorder_of(RankMerge(Twins()), net := mlp())  # type: ignore[arg-type]
+    record(recorder, net, 0)
+    merged = recorder.poll()
+    assert merged is not None
+    assert {"loss", "nonfinite_loss", "total_norm"} <= merged.globals.keys()
+    assert {name: type(value) for name, value in merged.globals.items()} == dict.fromkeys(merged.globals, float)
+    alarm = Alarm()
+    alarm.hear(merged)
+    file = BytesIO()
+    torch.save(alarm.state(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == alarm.state()
+
+
+def test_ranks_that_stood_out_before_a_checkpoint_are_known_after_it() -> None:
+    own, other = (RankOutlier(rank, "act0", "dead_fraction", 0.4, 0.02, 9, 19) for rank in (0, 1))
+    alone, ranks = RanksOfFit(), RanksOfFit()
+    ranks.merge = RankMerge(Twins())  # type: ignore[arg-type]
+    for of_fit in (alone, ranks):
+        of_fit.remember([own, other])
+        assert of_fit.facts.outliers == (own, other)
+        of_fit.hear()
+        assert of_fit.facts.outliers == (own, other), "before the first record there is nothing new"
+    recorder = recorder_of(ranks.merge, net := mlp())
+    record(recorder, net, 20)
+    ranks.hear()
+    assert ranks.facts.outliers == (own, own), "both twins say what the first has to say"

@@ -90,3 +90,21 @@ def test_it_is_told_ever_more_rarely() -> None:
         tellings.append(outliers.told())
     changes = [step for step in range(1, 100) if tellings[step] != tellings[step - 1]]
     assert changes == [9, 19, 39, 79]
+
+
+def test_what_a_checkpoint_tells_of_is_told_by_the_rank_that_it_is_of() -> None:
+    before = RankOutlier(3, "act0", "dead_fraction", 0.4, 0.02, 9, 19)
+    outliers = Outliers(3)
+    outliers.remember([before, RankOutlier(1, "act0", "dead_fraction", 0.02, 0.4, 9, 19)])
+    assert outliers.told() == (before,)
+    own, others = {"dead_fraction": floats(0.5, 0.02, np.nan)}, {"dead_fraction": floats(0.02, 0.02, np.nan)}
+    for step in range(20, 35):
+        outliers.see(step, LAYERS, own, others)
+    (outlier,) = outliers.told(at_last=True)
+    assert (outlier.first_step, outlier.last_step, outlier.value) == (9, 34, 0.5)
+
+
+def test_next_to_no_spread_is_no_measure() -> None:
+    own = {"act_mean": floats(0.9990), "act_var": floats(1e-7)}
+    others = {"act_mean": floats(0.9995), "act_var": floats(1e-9)}
+    assert found(repeat((own, others))) == (), "a sigmoid that is saturated on both"
