@@ -62,7 +62,7 @@ def limit(trainer: pl.Trainer) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + size * 3 // 2 // AT, resource.RLIM_INFINITY))
 
 
-def no_limit(trainer: pl.Trainer) -> None:
+def no_limit(trainer: object = None) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
@@ -85,7 +85,7 @@ def test_a_file_that_may_not_grow(
 ) -> None:
     watching = scope()
     assert fitted(tmp_path, Happens(limit), watching) == undisturbed
-    no_limit(pl.Trainer.__new__(pl.Trainer))
+    no_limit()
     assert said() == [_no_longer(f"OSError: [Errno {errno.EFBIG}] File too large")]
     assert_whole(tmp_path, AT)
     assert len(watching.run.steps) == BATCHES, "what is known in memory goes on"
@@ -116,6 +116,20 @@ def test_the_users_curve_goes_on_once_there_is_room_again(
     accumulator = EventAccumulator(str(tmp_path)).Reload()
     assert [e.step for e in accumulator.Scalars("users_own")] == [*range(AT), *range(AT + 6, BATCHES)]
     assert_whole(tmp_path, AT)
+
+
+def test_the_last_words_that_find_no_room_are_told_too(
+    tmp_path: Path, undisturbed: str, said: Callable[[], list[str]], no_larger_files: None
+) -> None:
+    class Limits(pl.Callback):
+        def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            _settle(trainer)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (event_file(trainer).stat().st_size, resource.RLIM_INFINITY))
+
+    assert fitted(tmp_path, Limits(), scope()) == undisturbed
+    no_limit()
+    assert said() == [_no_longer(f"OSError: [Errno {errno.EFBIG}] File too large")]
+    assert_whole(tmp_path, BATCHES - 1)
 
 
 def delete(trainer: pl.Trainer) -> None:
