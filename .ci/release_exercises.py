@@ -73,7 +73,9 @@ def the_entry_points_can_be_loaded() -> None:
 def a_fit_is_logged() -> None:
     """Five steps on random data, with the callback that a script adds."""
     printed = ran(
-        sys.executable, "-c", "from gradscope import GradScope\n" + FIT.replace("CALLBACKS", "[GradScope(1)]")
+        sys.executable,
+        "-c",
+        "from gradscope import GradScope\n" + FIT.replace("CALLBACKS", "[GradScope(every_n_steps=1)]"),
     )
     assert "net.0" in printed, printed
     from gradscope import load

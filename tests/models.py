@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
 
+LIGHTNING = tuple(map(int, pl.__version__.split(".")[:2]))
+"""Major and minor version: what Lightning did otherwise in an older one is no fault of what is tested."""
+
+ANY_CHECKPOINT: dict[str, Any] = {"weights_only": False} if LIGHTNING >= (2, 6) else {}
+"""What `Trainer.fit` is told, so that it loads a checkpoint with more than tensors: older ones do anyway."""
+
 
 class Batches:
     """The same `number` random batches each time: inputs float32[size, features], labels int64[size]."""
