@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
 
-LIGHTNING = tuple(map(int, pl.__version__.split(".")[:2]))
+LIGHTNING = tuple(map(int, version("pytorch-lightning").split(".")[:2]))
 """Major and minor version: what Lightning did otherwise in an older one is no fault of what is tested."""
 
 ANY_CHECKPOINT: dict[str, Any] = {"weights_only": False} if LIGHTNING >= (2, 6) else {}
