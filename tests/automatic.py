@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import BaseFinetuning, WeightAveraging
+from pytorch_lightning.callbacks import BaseFinetuning
 from pytorch_lightning.tuner.tuning import Tuner
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
@@ -304,9 +304,10 @@ class Finetunes(BaseFinetuning):
 # ------------------------------------------------------------------ other tools of Lightning
 
 
-class Ema(WeightAveraging):
-    def __init__(self) -> None:
-        super().__init__(avg_fn=get_ema_avg_fn(0.9))  # type: ignore[no-untyped-call]
+def ema() -> pl.Callback:
+    """Averages weights, where Lightning can: from 2.6 on."""
+    averaging = getattr(pl.callbacks, "WeightAveraging", None)
+    return averaging(avg_fn=get_ema_avg_fn(0.9)) if averaging else pl.Callback()  # type: ignore[no-untyped-call]
 
 
 class Copies(pl.Callback):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
+
+LIGHTNING = tuple(map(int, version("pytorch-lightning").split(".")[:2]))
+"""Major and minor version: what Lightning did otherwise in an older one is no fault of what is tested."""
+
+ANY_CHECKPOINT: dict[str, Any] = {"weights_only": False} if LIGHTNING >= (2, 6) else {}
+"""What `Trainer.fit` is told, so that it loads a checkpoint with more than tensors: older ones do anyway."""
 
 
 class Batches:

@@ -365,7 +365,7 @@ TOOLS = [
         steps=range(19),  # the last without gradients, at the end of an epoch for the running statistics
         channels=["net.conv.2"],
     ),
-    Mode("weights averaged exponentially", options=options(automatic.Ema)),
+    Mode("weights averaged exponentially", options=options(automatic.ema)),
     Mode("pruned", options=options(lambda: ModelPruning("l1_unstructured", amount=0.3), max_epochs=2), steps=range(12)),
     Mode("checkpoints", options=options(lambda: ModelCheckpoint(every_n_train_steps=2), enable_checkpointing=True)),
     Mode("resumed", options=options(max_epochs=2), fit=automatic.resume, steps=range(6, 12)),

@@ -177,6 +177,7 @@ COMPANY = [
     *(
         Company(name, lambda folder, name=name: getattr(companions, name)(), averaged)  # type: ignore[misc]
         for name in ("WeightAveraging", "EMAWeightAveraging")
+        if hasattr(companions, name)
     ),
     Company(
         "LearningRateFinder",

@@ -35,7 +35,7 @@ from gradscope.records import Layer, Metric
 from gradscope.resume import FORMAT, Memory, UnreadableStateError, memory_of, records_of, state_of
 from gradscope.sinks import TensorBoardSink
 from gradscope.transfer import Transfer
-from tests.models import Batch, Batches, Classifier, mlp, trainer
+from tests.models import ANY_CHECKPOINT, LIGHTNING, Batch, Batches, Classifier, mlp, trainer
 
 pytestmark = [
     # Batches are made of their number, which Lightning cannot know; and every checkpoint stays.
@@ -121,6 +121,8 @@ def fit_with(
 
 
 def saved(folder: Path, step: int) -> Path:
+    if LIGHTNING < (2, 5) and step % len(Batches()):
+        pytest.skip("Lightning 2.4 runs the last batch again when it goes on in the middle of an epoch")
     return folder / f"step={step}.ckpt"
 
 
@@ -494,7 +496,7 @@ def resumed_with(state: dict[str, Any], tmp_path: Path, **options: Any) -> GradS
     torch.save(content, tmp_path / "changed.ckpt")
     scope = GradScope(**({"summary": False, "budget": 0.5} | options))
     fitter = trainer(scope, max_epochs=-1, max_steps=21)
-    fitter.fit(build(), Batches(), ckpt_path=tmp_path / "changed.ckpt", weights_only=False)
+    fitter.fit(build(), Batches(), ckpt_path=tmp_path / "changed.ckpt", **ANY_CHECKPOINT)
     assert fitter.global_step == 21
     assert "GradScope" not in scope.run.coverage.unseen, "it has switched itself off"
     return scope

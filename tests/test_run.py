@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,6 +167,12 @@ ENDS = {
 }
 
 
+def without_runpy(lines: list[str]) -> list[str]:
+    """Return a traceback without the frames of runpy: until Python 3.10 each has a line of source."""
+    left_out = {i + j for i, line in enumerate(lines) if re.search(r"[/\\]runpy\.py", line) for j in (0, 1)}
+    return [line for i, line in enumerate(lines) if i not in left_out]
+
+
 @needs_entry_points
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("as_module", [False, True], ids=["file", "module"])
@@ -180,6 +187,8 @@ def test_a_script_ends_as_it_does_by_itself(end: str, as_module: bool, tmp_path:
     assert done.stdout == expected.stdout
     said = "gradscope: no Trainer was made in this process, so that there was nothing to watch\n"
     frames = [line for line in expected.stderr.splitlines(keepends=True) if "<frozen runpy>" not in line]
+    if sys.version_info < (3, 11):
+        frames = without_runpy(frames)
     assert done.stderr == "".join(frames) + (said if end == "with nothing" else "")
 
 
