@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import hypothesis.strategies as st
 import numpy as np
@@ -244,8 +244,9 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
     """Any value of a type that a field of `Run` has."""
     if hint in SIMPLE:
         return SIMPLE[hint]
-    if isinstance(hint, type) and is_dataclass(hint):
-        return st.builds(hint, **{f.name: of_type(f.type) for f in fields(hint)})
+    if is_dataclass(hint):
+        parts = {f.name: of_type(f.type) for f in fields(hint)}
+        return st.builds(cast("type[Any]", hint), **parts)
     inner = of_type(get_args(hint)[0])
     return st.lists(inner, max_size=2).map(tuple) if get_origin(hint) is tuple else st.none() | inner
 

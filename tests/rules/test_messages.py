@@ -23,7 +23,8 @@ def told() -> str:
             follows = f", follows from {f.cause}" if f.cause else ""
             where = ", ".join(f.layers) or "the whole net"
             lines.append(f"{f.severity} {f.code} in {where}, {f.first_step} to {f.last_step}{follows}")
-            lines += [f"  {f.message}", f"  -> {f.hint}"]
+            evidence = ", ".join(f"{name} {value:.4g}" for name, value in f.evidence.items())
+            lines += [f"  {f.message}", f"  -> {f.hint}", f"  ({evidence})"]
         paragraphs.append("\n".join(lines))
     return "\n\n".join(paragraphs) + "\n"
 
