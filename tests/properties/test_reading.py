@@ -13,7 +13,7 @@ from typing import Any, cast, get_args, get_origin
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -131,23 +131,25 @@ def append(file: Path, content: bytes) -> None:
         opened.write(content)
 
 
-@given(histories(), st.integers(0, 2**40))
-def test_what_was_taken_back_is_gone(drawn: tuple[list[Record], tuple[Metric, ...]], step: int) -> None:
+@given(histories(), st.data())
+def test_what_was_taken_back_is_gone(drawn: tuple[list[Record], tuple[Metric, ...]], data: st.DataObject) -> None:
     """A fit that goes on from a checkpoint takes the steps from there on once more."""
     history, columns = drawn
     if not history:
         return
+    step = data.draw(st.sampled_from([r.step for r in history]) | st.integers(0, 2**40))
     again = Record(step, 5000.0, history[-1].layers, {"metric0": floats(*[7] * len(history[-1].layers))})
     with folder() as path:
         write_frames(path / "tfevents.1", *events_of(history, columns))
         encoder = Encoder(columns)
-        write_frames(
-            path / "tfevents.2",
-            event(encoder.resumed(), step, 5000.0),
-            event(encoder.record(again), step, 5000.0),
-        )
+        resumed = event(encoder.resumed(), step, 5000.0)
+        write_frames(path / "tfevents.2", resumed, event(encoder.record(again), step, 5000.0))
         (run,) = load(path).values()
-    assert run.steps.tolist() == [*(r.step for r in history if r.step < step), step]
+        (path / "tfevents.2").unlink()
+        write_frames(path / "tfevents.3", event(Encoder(columns).resumed(), step, 5000.0))
+        (stopped,) = load(path).values()
+    kept = [r.step for r in history if r.step < step]
+    assert (run.steps.tolist(), stopped.steps.tolist()) == ([*kept, step], kept)
     assert run.notes == ()
 
 
@@ -290,7 +292,13 @@ def spots_in(content: Any) -> Iterator[tuple[Any, Any]]:
         yield from spots_in(content[key])
 
 
-@given(st.binary(max_size=60), st.lists(st.binary(max_size=40), max_size=6), st.binary(max_size=60), st.booleans())
+@given(
+    st.just(b"") | st.binary(min_size=12, max_size=60),
+    st.lists(st.binary(max_size=40), min_size=1, max_size=6),
+    st.binary(max_size=60),
+    st.booleans(),
+)
+@example(b"no frame at all", [b"content"], b"", True)
 def test_frames_lose_nothing_behind_rubbish(before: bytes, contents: list[bytes], after: bytes, ours: bool) -> None:
     file = io.BytesIO()
     writer = RecordWriter(file)
@@ -310,6 +318,8 @@ def test_frames_lose_nothing_behind_rubbish(before: bytes, contents: list[bytes]
         assert frames.skipped >= len(before)
         assert given_out[-len(whole) :] == whole or not whole
     assert set(given_out) <= set(whole)
+    if before == b"no frame at all":
+        assert (given_out, frames.skipped) == (whole, len(before))
 
 
 @pytest.mark.parametrize("size", range(12))

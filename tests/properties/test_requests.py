@@ -85,6 +85,15 @@ def test_every_request_is_answered_or_refused(
         assert response.status_code in (400, 404)
 
 
+@given(records=VALUES["records"], after=VALUES["after"])
+def test_what_is_no_number_of_records_is_refused(tab: Tab, records: str, after: str) -> None:
+    query = {"run": RUNS[0], "metric": "grad_norm", "records": records, "after": after}
+    response = asked(tab, "matrix", query_string=query)
+    assert_sound(response, "GET")
+    number = records.isascii() and records.isdigit() and records[0] != "0" and len(records) < 10
+    assert number or response.status_code == 400
+
+
 @given(run=st.sampled_from(RUNS), metric=st.sampled_from(["grad_norm", "act_mean"]), records=st.integers(1, 12))
 def test_a_matrix_is_what_was_asked_for_and_goes_on_from_its_token(
     tab: Tab, run: str, metric: str, records: int
@@ -100,8 +109,8 @@ def test_a_matrix_is_what_was_asked_for_and_goes_on_from_its_token(
 
 
 @given(name=st.text(st.characters(exclude_characters="?#"), max_size=20) | st.sampled_from(
-    ["../plugin.py", "..%2fplugin.py", "%2e%2e/secret.txt", "/etc/passwd", ".hidden", "index.js/", "", "a\0.js",
-     "..\\web.py"]
+    ["../plugin.py", "..%2fplugin.py", "%2e%2e/secret.txt", "/etc/passwd", ".hidden", "index.js/", "plugin.py", "",
+     "a\0.js", "..\\web.py"]
 ))  # fmt: skip
 def test_nothing_but_the_files_of_the_page_is_served(tab: Tab, name: str) -> None:
     response = asked(tab, f"static/{name}")
@@ -118,6 +127,7 @@ def test_a_body_is_no_answer(tab: Tab, run: str, method: str, body: bytes) -> No
     for content_type in ("application/json", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"):
         response = asked(tab, "summary", method, query_string={"run": run}, data=body, content_type=content_type)
         assert_sound(response, method)
+        assert (response.status_code == 405) == (method == "POST")
 
 
 @given(st.sampled_from(ROUTES), st.binary(max_size=30))

@@ -15,7 +15,8 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
-from hypothesis import assume, given
+import pytest
+from hypothesis import assume, example, given
 
 from gradscope import Finding, Layer, Run, Thresholds, diagnose
 from gradscope.rules import RULES
@@ -28,7 +29,7 @@ from gradscope.rules.selu import selu_drift
 from gradscope.rules.setup import in_no_optimizer, never_called, output_activation, selu_misconfigured
 from gradscope.rules.thinning import LIMIT, thinned
 from gradscope.rules.updates import update_ratio_high
-from tests.properties.drawn_runs import beginning, rearranged, runs, with_layers
+from tests.properties.drawn_runs import SICK, beginning, rearranged, runs, with_layers
 
 Rule = Callable[[Run], Iterator[Finding]]
 
@@ -76,7 +77,15 @@ def test_findings_are_about_the_run(run: Run) -> None:
 
 @given(runs(), st.randoms(use_true_random=False))
 def test_findings_move_with_the_layers(run: Run, random: Any) -> None:
-    order = random.sample(range(len(run.layers)), len(run.layers))
+    assert_moves(run, random.sample(range(len(run.layers)), len(run.layers)))
+
+
+@pytest.mark.parametrize("what", SICK)
+def test_findings_of_sick_runs_move_with_the_layers(what: str) -> None:
+    assert_moves(SICK[what], list(range(len(SICK[what].layers)))[::-1])
+
+
+def assert_moves(run: Run, order: list[int]) -> None:
     for rule in WHATEVER_THE_ORDER:
         before, after = found(rule, run), found(rule, rearranged(run, order))
         assert len(before) == len(after), rule
@@ -134,6 +143,14 @@ def test_sound_layers_take_no_finding_away_from_others(run: Run, kind: str, data
             assert layer.name not in other.layers, rule
 
 
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule is not selu_drift], ids=lambda rule: rule.__name__)
+def test_a_short_run_is_short_whenever_it_began(rule: Rule) -> None:
+    for run in SICK.values():
+        part = beginning(replace(run, origin=None, rank_outliers=()), 12)
+        close = replace(part, steps=np.arange(len(part.steps)))
+        assert told(found(rule, replace(close, steps=close.steps + 500)), 500) == told(found(rule, close))
+
+
 @given(runs(), st.integers(0, 10**9))
 def test_it_does_not_matter_when_the_count_of_steps_begins(run: Run, shift: int) -> None:
     """But for SELUs, of which what comes before the first update tells of the initialisation."""
@@ -145,6 +162,7 @@ def test_it_does_not_matter_when_the_count_of_steps_begins(run: Run, shift: int)
             assert told(found(rule, later), empty) == told(found(rule, run)), rule
 
 
+@example(SICK["a NaN that was seen"], 12)
 @given(runs(), st.integers(0, 60))
 def test_what_is_broken_stays_broken(run: Run, records: int) -> None:
     """Training goes on, and a run may recover: but not from a NaN, and not from gradients that exploded."""
@@ -159,6 +177,7 @@ def test_what_is_broken_stays_broken(run: Run, records: int) -> None:
         assert found(exploding_gradient, run)
 
 
+@example(SICK["steps that are too large"], 0.3, 0.05)
 @given(runs(), st.floats(0.01, 1), st.floats(0.01, 1))
 def test_a_stricter_threshold_finds_no_less(run: Run, one: float, other: float) -> None:
     strict, lax = sorted((one, other))

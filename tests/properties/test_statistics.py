@@ -6,7 +6,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from torch import Tensor
 
 from gradscope import stats
@@ -138,7 +138,13 @@ def test_a_unit_peaks_where_its_slice_does(shape: list[int], unit: int, dtype: t
         assert peaks.tolist() == [x.select(dimension, i).max().item() for i in range(shape[dimension])]
 
 
-@given(SHAPES, st.sampled_from(LAYOUTS[:-1]), st.sampled_from([0, 7, 8, 64, 100, 1024]))
+@given(
+    SHAPES | st.lists(st.integers(6, 40), min_size=1, max_size=3).map(tuple),
+    st.sampled_from(LAYOUTS[:-1]),
+    st.sampled_from([0, 7, 8, 16, 64, 100, 1024]),
+)
+@example((40,), "every other", 8)
+@example((6, 40), "every other", 16)
 def test_a_sample_is_spread_over_the_whole(shape: tuple[int, ...], layout: str, size: int) -> None:
     x = laid_out(torch.arange(math.prod(shape), dtype=torch.float64).view(shape), layout)
     sample = stats.sample(x, size)
