@@ -449,6 +449,7 @@ _ALL = (
             "  d_p = (p_r - p_others) / 0.2,   d_m = (m_r - m_others) / (0.5 · √v_others),",
             "  d_v = log(v_r / v_others) / log 4,",
             "averaged over about the last 20 records; |d| ≥ 1 stands out if it is 6 standard errors or more from zero.",
+            "A spread below a fifth of the root mean square is taken for that much; what most ranks share is not told.",
         ),
         measured=(
             "Each rank compares its own activations with those of all the others together, which the one sum of a "

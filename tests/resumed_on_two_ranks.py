@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     checkpoint = folder / "here.ckpt"
     for steps in (30, 70):
         torch.manual_seed(0)
-        scope = GradScope(budget=0.3, summary=False, on_finding="stop")
+        scope = GradScope(budget=1.0, summary=False, on_finding="stop")
         strategy = DDPStrategy(process_group_backend="gloo")
         options = {"devices": 2, "strategy": strategy, "use_distributed_sampler": False, "max_epochs": -1}
         fitter = trainer(scope, max_steps=steps, **options)

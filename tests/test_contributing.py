@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|diff)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """A language, the file that the code belongs into, and the code."""
@@ -37,6 +39,7 @@ def apply(folder: Path) -> list[str]:
     return [name for _, name, _ in blocks() if name.startswith("tests/")]
 
 
+@pytest.mark.slow
 def test_the_examples_do_what_their_tests_say(tmp_path: Path) -> None:
     for name in ("gradscope", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -62,6 +62,7 @@ def started(folder: Path, files: dict[str, str], **environ: str) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", [pytest.param(what, marks=pytest.mark.slow) if number else what for number, what in enumerate(STRANGERS)]
 )
@@ -80,6 +81,7 @@ def test_a_trainer_that_nobody_asked_to_watch_does_not_touch_the_package(tmp_pat
     assert done.stdout.splitlines()[0] == "", "imported by TensorBoard alone, later"
 
 
+@pytest.mark.slow
 def test_both_find_what_is_there(tmp_path: Path) -> None:
     done = started(tmp_path, {}, GRADSCOPE="1")
     assert (done.returncode, done.stdout) == (0, "AttachedGradScope\nGradScopeLoader\n"), done.stderr

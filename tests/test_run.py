@@ -62,7 +62,10 @@ def outcome(folder: Path, done: subprocess.CompletedProcess[str]) -> dict[str, A
 @needs_entry_points
 @pytest.mark.parametrize(
     "package",
-    ["pytorch_lightning", pytest.param("lightning.pytorch", marks=[needs_lightning, pytest.mark.slow])],
+    [
+        pytest.param("pytorch_lightning", marks=pytest.mark.slow),
+        pytest.param("lightning.pytorch", marks=[needs_lightning, pytest.mark.slow]),
+    ],
 )
 def test_every_trainer_of_a_script_is_watched_and_trains_the_same(package: str, tmp_path: Path) -> None:
     plain, watched = tmp_path / "plain", tmp_path / "watched"
