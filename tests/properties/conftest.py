@@ -1,4 +1,7 @@
-"""How many examples a property is tried on: always the same ones, so that a failure is there again."""
+"""How many examples a property is tried on: always the same ones, so that a failure is there again.
+
+With ``GRADSCOPE_EXAMPLES=many`` in the environment it is 200, which takes some of them a quarter of an hour.
+"""
 
 import os
 
