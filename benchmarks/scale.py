@@ -131,7 +131,7 @@ class _Timed(RankMerge):
             self.bytes = numbers.numel() * numbers.element_size()
             return total
 
-        group.sum = timed  # type: ignore[method-assign]
+        group.sum = timed  # type: ignore[method-assign]  # of this group alone
 
     def send(self, *args: Any, **kwargs: Any) -> Sent | None:
         start = time.perf_counter()

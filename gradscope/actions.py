@@ -52,7 +52,7 @@ class Ending(NamedTuple):
 class Ranks(Protocol):
     """What ranks that have to agree need of each other; Lightning's strategies offer it."""
 
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002, as strategies call it
         """Return on every rank whether `decision` is true on all, or on any, of them."""
 
     def broadcast(self, obj: T, src: int = 0) -> T:

@@ -204,7 +204,7 @@ class GradScope(Resumable):
         """Look at the model; hooks come with the first step."""
         self._start_over()
         self._trainer = trainer
-        if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]
+        if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]  # undeclared
             self._switch_off(SECOND)
             return
         fit = self._fit
@@ -354,8 +354,8 @@ class GradScope(Resumable):
 
     def _is_busy_elsewhere(self, trainer: pl.Trainer) -> bool:
         """Say whether the fit of another Trainer goes on; one that ended without a word does not."""
-        busy = self._trainer is not None and self._trainer is not trainer
-        return busy and self._trainer.state.status == "running"  # type: ignore[union-attr]
+        other = self._trainer
+        return other is not None and other is not trainer and other.state.status == "running"
 
     @_shielded
     def _catch_up(self, trainer: pl.Trainer) -> None:

@@ -15,27 +15,28 @@ with warnings.catch_warnings():
 _BY_C = google_crc32c.implementation == "c"
 
 
-class _File(Protocol):
-    def write(self, data: bytes) -> object: ...
+class Writer(Protocol):
+    """A file, or what writes to one."""
 
-    def flush(self) -> object: ...
+    def write(self, data: bytes) -> object:
+        """Write some bytes."""
 
-    def close(self) -> object: ...
+    def flush(self) -> object:
+        """Hand on what has been written."""
+
+    def close(self) -> object:
+        """Close it."""
 
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether it is closed."""
 
 
-class RecordWriter:
-    """Writes TFRecord frames, as `tensorboard.summary.writer.record_writer.RecordWriter` does."""
+class Before:
+    """Stands before another writer, to which it leaves all but what is written."""
 
-    def __init__(self, file: _File) -> None:
-        self._writer = file
-
-    def write(self, data: bytes) -> None:
-        """Write one frame: u64 length, u32 crc, data, u32 crc, little-endian."""
-        length = struct.pack("<Q", len(data))
-        self._writer.write(length + masked_crc(length) + data + masked_crc(data))
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
 
     def flush(self) -> None:
         """Hand on to the system what has been written."""
@@ -49,6 +50,15 @@ class RecordWriter:
     def closed(self) -> bool:
         """Whether the file is."""
         return self._writer.closed
+
+
+class RecordWriter(Before):
+    """Writes TFRecord frames, as `tensorboard.summary.writer.record_writer.RecordWriter` does."""
+
+    def write(self, data: bytes) -> None:
+        """Write one frame: u64 length, u32 crc, data, u32 crc, little-endian."""
+        length = struct.pack("<Q", len(data))
+        self._writer.write(length + masked_crc(length) + data + masked_crc(data))
 
 
 def speed_up(event_writer: Any) -> bool:

@@ -11,8 +11,8 @@ from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.history import History
 from gradscope.messages import say
 from gradscope.preflight import Preflight
-from gradscope.ranks.merging import Facts
 from gradscope.ranks.of_fit import RanksOfFit
+from gradscope.ranks.words import Facts
 from gradscope.recorder import Recorder
 from gradscope.records import Coverage, Finding, Flight, Ledger, Metric, Origin, Overhead, Run, Setup, Severity
 from gradscope.resume import Memory, Units, records_of, restricted
@@ -75,7 +75,9 @@ class Fit:
             say(f"every step is {self.unseen['every step']}. Everything else goes on.")
 
     def tell_ranks(self) -> None:
-        """Have ready what the other ranks are to know."""
+        """Have ready what the other ranks are to know, if there are any."""
+        if self.ranks.merge is None:
+            return
         origin = self._own_origin()
         never_called = self.preflight.setup().never_called if self.preflight and self.preflight.is_done else None
         self.ranks.tell(Facts(origin, never_called))

@@ -31,7 +31,7 @@ class Resumable(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the key: the same for whoever added GradScope. Of several in a Trainer it is the first that records."""
         self._loaded = None  # what came for a test is not for the fit after it
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # undeclared
         if next((callback for callback in callbacks if isinstance(callback, Resumable)), self) is self:
             self._state_key = "GradScope"
 

@@ -53,7 +53,7 @@ class Parts(NamedTuple):
 
 def local(tensor: Tensor) -> Tensor:
     """Return the part of `tensor` that this rank holds: that of a DTensor without autograd, any other itself."""
-    part: Tensor = tensor._local_tensor if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+    part: Tensor = tensor._local_tensor if is_distributed(tensor) else tensor  # type: ignore[attr-defined]  # of a DTensor
     return part
 
 

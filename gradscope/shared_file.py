@@ -7,21 +7,10 @@ logger at the end of the fit does. The user's training would end for want of roo
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gradscope import checksum
 from gradscope.frames import MARKER
-
-
-class _Writer(Protocol):
-    def write(self, data: bytes) -> object: ...
-
-    def flush(self) -> object: ...
-
-    def close(self) -> object: ...
-
-    @property
-    def closed(self) -> bool: ...
 
 
 class WriterGoneError(OSError):
@@ -78,12 +67,13 @@ class SharedFile:
             self._queue.all_tasks_done.notify_all()
 
 
-class _Guard:
+class _Guard(checksum.Before):
     """Writes frames; one of ours that cannot be written is taken back, and after it none of ours is tried again."""
 
-    def __init__(self, writer: _Writer, path: Path) -> None:
+    def __init__(self, writer: checksum.Writer, path: Path) -> None:
+        super().__init__(writer)
         self.error: OSError | None = None
-        self._writer, self._path = writer, path
+        self._path = path
 
     def write(self, data: bytes) -> None:
         """Write one frame."""
@@ -107,16 +97,3 @@ class _Guard:
             # be taken back the file is lost to the user, too, and TensorBoard's thread has to know.
             if self._path.exists() and self._path.stat().st_size > whole:
                 os.truncate(self._path, whole)
-
-    def flush(self) -> None:
-        """Hand on to the system what has been written."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether the file is."""
-        return self._writer.closed

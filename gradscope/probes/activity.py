@@ -1,6 +1,6 @@
 """What the activations give out: moments, zeros, saturation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -196,7 +196,7 @@ def _shared(parts: Sequence[_Reduced], layout: Layout) -> Tensor:
     return numbers.view(-1)
 
 
-class _ActivityOfRanks:
+class _ActivityOfRanks(Merging):
     """Merges moments and fractions: every rank adds the sums over its own elements."""
 
     def size(self, layout: Layout) -> int:
@@ -218,12 +218,6 @@ class _ActivityOfRanks:
             NONFINITE.name: bad,
         }
         return Measured({name: _in_rows(layout, values, layers) for name, values in columns.items()})
-
-    def memory(self) -> Mapping[int, Tensor]:
-        return {}
-
-    def remember(self, memory: Mapping[int, Tensor]) -> None:
-        pass
 
 
 def _in_rows(layout: Layout, values: Float64s, layers: int) -> Floats:

@@ -293,17 +293,11 @@ class _Known(NamedTuple):
     trainable: npt.NDArray[np.int64]
 
 
-class _GradientsOfRanks:
+class _GradientsOfRanks(Merging):
     """Sums up squared norms of parts; `known` is kept up to date by the probe, optimizer by optimizer."""
 
     def __init__(self, known: Mapping[int, _Known]) -> None:
         self._known = known
-
-    def memory(self) -> Mapping[int, Tensor]:
-        return {}
-
-    def remember(self, memory: Mapping[int, Tensor]) -> None:
-        pass
 
     def size(self, layout: Layout) -> int:
         parts = [(MOMENTS + 1) * size + FLAGS for size in layout.parameters]

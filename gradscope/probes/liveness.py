@@ -130,7 +130,7 @@ def _rectifiers(layout: Layout) -> tuple[list[int], list[int]]:
     return rows, [0, *np.cumsum(layout.widths[layout.widths > 0]).tolist()]
 
 
-class _LivenessOfRanks:
+class _LivenessOfRanks(Merging):
     """Counts units that are silent on all ranks: a batch is what all of them saw at once."""
 
     def __init__(self, window: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -101,17 +101,20 @@ class Pending(NamedTuple):
     resolve: Callable[[Floats], Measured]
 
 
-class Merging(Protocol):
+class Merging:
     """Turns the numbers that a probe shares, summed over ranks, into what was measured on all of them."""
 
     def size(self, layout: Layout) -> int:
         """Return how many numbers there are: the same on every rank."""
+        raise NotImplementedError
 
     def measured(self, layout: Layout, sums: Float64s, layers: int) -> Measured:
         """Return what `sums`, float64[size], of a record tell of a model of `layers` rows; called once a record."""
+        raise NotImplementedError
 
     def memory(self) -> Mapping[int, Tensor]:
         """As `Probe.memory`, of all ranks."""
+        return {}
 
     def remember(self, memory: Mapping[int, Tensor]) -> None:
         """As `Probe.remember`."""

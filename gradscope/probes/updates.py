@@ -246,17 +246,11 @@ def _shared(weights: _Weights | None, moved: _Moved | None, size: int) -> Tensor
     return torch.cat((before, after, flags))
 
 
-class _UpdatesOfRanks:
+class _UpdatesOfRanks(Merging):
     """Sums up squared norms of parts; `known` is kept up to date by the probe, optimizer by optimizer."""
 
     def __init__(self, known: Mapping[int, _Known]) -> None:
         self._known = known
-
-    def memory(self) -> Mapping[int, Tensor]:
-        return {}
-
-    def remember(self, memory: Mapping[int, Tensor]) -> None:
-        pass
 
     def size(self, layout: Layout) -> int:
         return sum(2 * size + FLAGS for size in layout.parameters)

@@ -1,6 +1,5 @@
 """One record of several ranks: agrees on what is sent, sums it, and says what the sums mean."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
@@ -9,62 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradscope.activations import Activation
 from gradscope.layers import LayerTable
 from gradscope.probes.probe import Measured, Merging, Probe
 from gradscope.ranks.group import Group
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.ranks.outliers import Outliers
-from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, Origin, RankOutlier
+from gradscope.ranks.words import Facts, Inventory, Seen, Word, together
+from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, RankOutlier
 from gradscope.sharding import GRADIENTS
 
 HEAD = 4
 """Numbers before those of the probes: ranks with news, ranks where something failed, the sum of losses, how many."""
 
 Shield = Callable[[str], AbstractContextManager[None]]
-
-
-class Seen(NamedTuple):
-    """An activation as one rank knows it: `units` is 0 where they are not counted, or not known yet."""
-
-    layer: Layer
-    activation: Activation
-    units: int
-    ran: bool
-
-
-class Inventory(NamedTuple):
-    """What a rank has to send, which as a rule is the same on all."""
-
-    activations: tuple[Seen, ...] = ()
-    batches: int = 1
-    parameters: tuple[int, ...] = ()
-
-    def digest(self) -> str:
-        """Return what tells one inventory from another."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()
-
-
-class Word(NamedTuple):
-    """What a rank has to say for itself, in few words: a thousand of them are told to each."""
-
-    inventory: str
-    """Its digest."""
-    failures: Mapping[str, str]
-    """What switched itself off, and why."""
-    origin: Origin | None
-    never_called: tuple[str, ...] | None
-    outliers: tuple[RankOutlier, ...]
-    off: str
-    """Why nothing comes from this rank any more."""
-
-
-class Facts(NamedTuple):
-    """What is known beside the numbers; `never_called` are layers with no part in the first forward: None before it."""
-
-    origin: Origin | None = None
-    never_called: tuple[str, ...] | None = None
-    outliers: tuple[RankOutlier, ...] = ()
 
 
 class Sent(NamedTuple):
@@ -295,7 +251,7 @@ class RankMerge:
         for rank, word in enumerate(words):
             for slot, why in word.failures.items():
                 self._failures.setdefault(slot, why if rank == self.rank else f"{why} (on rank {rank})")
-        self.all = _together(words)
+        self.all = together(words)
         if not at_last:
             self._lay_out(self._inventories(inventory, [word.inventory for word in words], self._group))
             self._told = self._news(inventory.batches, inventory.parameters)
@@ -348,17 +304,3 @@ class RankMerge:
 
 def _loss(total: float, number: float) -> Measured:
     return Measured({}, {LOSS: total / number, NONFINITE_LOSS: float(not np.isfinite(total))} if number else {})
-
-
-DIRECTIONS = ("batch", "forward", "weight", "backward", "")
-"""Of a NaN that several ranks tell of at the same step, the one that was born first: gradients carry it to all."""
-
-
-def _together(words: Sequence[Word]) -> Facts:
-    origins = [(w.origin.step, DIRECTIONS.index(w.origin.direction), rank) for rank, w in enumerate(words) if w.origin]
-    first = min(origins, default=None)
-    origin = words[first[2]].origin if first is not None else None
-    silent = [set(w.never_called) for w in words if w.never_called is not None]
-    kept = next((w.never_called for w in words if w.never_called is not None), None)
-    never_called = None if kept is None else tuple(n for n in kept if all(n in names for names in silent))
-    return Facts(origin, never_called, tuple(o for w in words for o in w.outliers))

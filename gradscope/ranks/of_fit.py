@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gradscope.messages import say
 from gradscope.ranks.group import Group
-from gradscope.ranks.merging import Facts, RankMerge
+from gradscope.ranks.merging import RankMerge
+from gradscope.ranks.words import Facts
 from gradscope.records import RankOutlier
 
 if TYPE_CHECKING:

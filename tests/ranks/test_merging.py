@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from gradscope import Thresholds
 from gradscope.cadence import Alarm
 from gradscope.ranks.group import Group
-from gradscope.ranks.merging import Facts, RankMerge
+from gradscope.ranks.merging import RankMerge
 from gradscope.ranks.of_fit import RanksOfFit
+from gradscope.ranks.words import Facts
 from gradscope.recorder import Recorder
 from gradscope.records import Origin, RankOutlier
 from tests.models import mlp
