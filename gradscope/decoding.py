@@ -18,6 +18,8 @@ The promise: a log of any version up to this one is read, in every release to co
 written. Of a newer one all is read that is described in a version known here; `Run.notes` says that there is more. What
 is merely new gets a new name (a tag, a kind, a metric, a global, a field of the status), which older readers leave out;
 this number goes up where what has a known name would be misread, and with it comes a log in `tests/logs`.
+
+The globals of a record are the last of its values that are ours: nothing behind them is looked at.
 """
 
 LAYERS_TAG = "gradscope/layers"

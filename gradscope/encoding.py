@@ -37,7 +37,7 @@ class Encoder:
         self._layers: tuple[Layer, ...] | None = None
 
     def record(self, record: Record) -> Summary:
-        """Return the layers (string[L, 3], only when they changed), each metric (float32[L]) and the globals.
+        """Return the layers (string[L, 3], only when they changed), each metric (float32[L]) and last the globals.
 
         NaN, infinities and zeros are kept bit for bit. A global beyond float32 becomes an infinity.
 

@@ -221,6 +221,8 @@ def _decode(event: Event, decoder: Decoder) -> None:
             values.append((tag, _content(value.tensor)))
         elif tag == GLOBALS_TAG:  # of every record
             decoder.miss()
+        if tag == GLOBALS_TAG:
+            break  # what follows it is made for TensorBoard's own dashboards, often a hundred curves
     decoder.read(event.step, event.wall_time, values)
 
 
