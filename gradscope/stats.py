@@ -37,7 +37,7 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float32, device="cpu")
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
-    if all(t.device.type == "cpu" for t in dense):
+    if all(t.is_cpu for t in dense):
         return _norms_on_cpu(dense)
     halves = iter(_foreach_norm([t for t in dense if t.dtype in _HALF], torch.float32))
     others = iter(_foreach_norm([t for t in dense if t.dtype not in _HALF], None))
