@@ -78,6 +78,7 @@ def test_a_tied_weight_whose_owner_is_not_watched_names_nobody() -> None:
     recorder = Recorder(nn.Sequential(embedding, head), Thresholds(), lambda name: name == "1")
     recorder.begin([torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)])
     assert recorder.coverage().unseen == {}
+    recorder.detach()
 
 
 def test_an_optimizer_that_takes_no_hooks_costs_its_own_measurements_alone() -> None:
@@ -88,6 +89,7 @@ def test_an_optimizer_that_takes_no_hooks_costs_its_own_measurements_alone() -> 
     recorder.begin([Foreign()])  # type: ignore[list-item]
     assert list(recorder.failures) == ["hook at Foreign"]
     assert recorder.listening
+    recorder.detach()
 
 
 def test_of_two_steps_in_a_record_the_last_counts_also_when_it_is_skipped() -> None:
