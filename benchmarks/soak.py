@@ -2,6 +2,7 @@
 
     python benchmarks/soak.py                                   # 200,000 records: a quarter of an hour
     python benchmarks/soak.py --records 20000 --log runs/soak   # the log stays
+    python benchmarks/soak.py --records 20000 --sick            # a net of dead ReLUs: what is found must not pile up
 
 Trains a small net of four layers, records every step of it and logs all there is to log to TensorBoard. A row is a
 tenth of the run. The time of a record is that of a whole step beyond the median of a step without GradScope; the
@@ -25,12 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 from interleave import Spread, measure
-from nets import Repeat, Training, quiet_lightning, residual_mlp
+from nets import Repeat, Residual, Training, quiet_lightning, residual_mlp
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.table import Table
 from scaling import resident_mebibytes
 from tab import tensorboard
 from tables import milliseconds, show, table
+from torch import nn
 from torch.utils.data import DataLoader
 
 from gradscope import GradScope
@@ -38,6 +40,15 @@ from gradscope import GradScope
 PARTS = 10
 ROUTES = ("runs", "matrix?run=run&metric=grad_norm&records=250", "matrix?run=run&metric=grad_norm", "summary?run=run")
 TINY = residual_mlp(layers=4, width=16, batch=16)
+
+
+def dead() -> nn.Module:
+    """Return the same net with biases so far below zero that no ReLU of it ever fires."""
+    net = TINY.build()
+    for layer in net.modules():
+        if isinstance(layer, Residual):
+            nn.init.constant_(layer.linear.bias, -100.0)
+    return net
 
 
 class Part(NamedTuple):
@@ -80,20 +91,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=200_000, help="(default: %(default)s)")
     parser.add_argument("--log", metavar="DIR", help="where to write, and leave, the log (default: nowhere for long)")
+    parser.add_argument("--sick", action="store_true", help="train a net in which there is something to find")
     options = parser.parse_args()
     quiet_lightning()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(options.log or folder)
-        show(of_fit(options.records, log))
+        show(of_fit(options.records, log, dead() if options.sick else TINY.build()))
         show(of_readers(log, options.records))
 
 
-def of_fit(records: int, log: Path) -> Table:
+def of_fit(records: int, log: Path, net: nn.Module) -> Table:
     plain = measure(TINY, 20).plain.median
     filled = table(f"{records:,} records ({TINY.name}; a plain step takes {plain * 1e3:.2f} ms)",
                    "to step", "a record, ms", "memory, MiB", "of the second row", "log, MB", "bytes a record",
                    "findings")  # fmt: skip
-    parts = fit(records, log)
+    parts = fit(records, log, net)
     for before, part in pairwise([Part(0, parts[0].step, 0.0, 0, 0), *parts]):
         extra = Spread(*(seconds - plain for seconds in part.step))
         weight = f"{part.mebibytes / parts[1].mebibytes - 1:+.2%}"
@@ -103,7 +115,7 @@ def of_fit(records: int, log: Path) -> Table:
     return filled
 
 
-def fit(records: int, log: Path) -> list[Part]:
+def fit(records: int, log: Path, net: nn.Module) -> list[Part]:
     inputs = TINY.inputs()
     batch = inputs, inputs[:, :10].argmax(1)
     scope = GradScope(every_n_steps=1, summary=False)
@@ -112,7 +124,7 @@ def fit(records: int, log: Path) -> list[Part]:
         accelerator="cpu", devices=1, max_epochs=1, callbacks=[odometer, scope], enable_checkpointing=False,
         logger=TensorBoardLogger(log, name="", version="run"), enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(Training(TINY.build()), DataLoader(Repeat(batch, records + 1), batch_size=None))
+    trainer.fit(Training(net), DataLoader(Repeat(batch, records + 1), batch_size=None))
     return odometer.parts
 
 
