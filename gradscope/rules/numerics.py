@@ -11,7 +11,7 @@ from gradscope.rules.persistence import Mask, names
 
 SEEN_IN = (
     (NonFinite.OUTPUT, "the output", "in the forward pass"),
-    (NonFinite.WEIGHT, "a weight", "in a weight, by an earlier step"),
+    (NonFinite.WEIGHT, "a weight", "in a weight, {since}"),
     (NonFinite.GRADIENT, "the gradient", "in the backward pass"),
 )
 """Where a NaN may have been seen, the earliest in a step first."""
@@ -19,10 +19,13 @@ SEEN_IN = (
 BORN = {
     "forward": "in the forward of {}",
     "backward": "in the backward of {} or of what its output goes into",
-    "weight": "in a weight of {}, by an earlier step",
+    "weight": "in a weight of {}, {since}",
     "batch": "in the batch itself",
 }
 
+CAUSE = (
+    "the log, the root or the quotient of a zero, an overflow in half precision, or a learning rate that is too high"
+)
 
 CURE = (
     "Clamp what goes into log, sqrt and division (x.clamp_min(1e-12)); lower the learning rate or clip: "
@@ -41,6 +44,11 @@ CURES = {
     "softmax": "Of a row that is masked altogether nothing is left: mask with a large negative number, not with -inf.",
 }
 """What to do about an operation, by the name that autograd knows it by."""
+
+CAUSE_AT_START = "an initialisation that divides by zero, torch.empty that nobody filled, or a damaged checkpoint"
+CURE_AT_START = (
+    "Look at what fills this weight before the training: its initialisation, or the checkpoint it is loaded from."
+)
 
 
 def non_finite(run: Run) -> Iterator[Finding]:
@@ -61,7 +69,9 @@ def non_finite(run: Run) -> Iterator[Finding]:
 
 
 def _born(origin: Origin, steps: list[int]) -> Finding:
-    where = BORN.get(origin.direction, "in {}").format(origin.module or "the training step, outside of any module")
+    from_start = origin.direction == "weight" and not origin.step
+    module = origin.module or "the training step, outside of any module"
+    where = BORN.get(origin.direction, "in {}").format(module, since=_since(origin.step))
     where += f" on rank {origin.rank}" if origin.rank is not None else ""
     by = f", by the operation {origin.operation}" if origin.operation else ""
     return _finding(
@@ -70,8 +80,14 @@ def _born(origin: Origin, steps: list[int]) -> Finding:
         max([origin.step, *steps]),
         f"The first NaN or infinity was born at step {origin.step} {where}{by}.",
         {"step": float(origin.step), "records": float(len(steps))},
-        CURES.get(re.sub(r"backward\d*$", "", origin.operation.lower()), CURE),
+        CURE_AT_START if from_start else CURES.get(re.sub(r"backward\d*$", "", origin.operation.lower()), CURE),
+        CAUSE_AT_START if from_start else CAUSE,
     )
+
+
+def _since(step: int) -> str:
+    """How a weight that is bad before `step` came to be so."""
+    return "by an earlier step" if step else "which held it from the start"
 
 
 def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Finding:
@@ -80,6 +96,8 @@ def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Find
     layers = np.flatnonzero(flags[at] & flag) if flag is not None else np.empty(0, dtype=np.int64)
     # A forward pass infects what comes after, a backward pass what stands before.
     layers = layers[::-1] if flag is NonFinite.GRADIENT else layers
+    from_start = flag is NonFinite.WEIGHT and not run.steps[at]
+    where = where.format(since=_since(int(run.steps[at])))
     seen = f"{what} of {run.layers[layers[0]].name}" if len(layers) else what
     return _finding(
         names(run, layers),
@@ -88,11 +106,13 @@ def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Find
         f"{seen[0].upper()}{seen[1:]} is NaN or infinite at step {run.steps[at]}, seen first {where}"
         f"{', and so is the loss' if loss[at] and len(layers) else ''}.",
         {"step": float(run.steps[at]), "layers": float(len(layers)), "records": float(bad.sum())},
+        CURE_AT_START if from_start else f"{CURE} To find the operation: Trainer(detect_anomaly=True).",
+        CAUSE_AT_START if from_start else CAUSE,
     )
 
 
 def _finding(
-    layers: tuple[str, ...], first: int, last: int, what: str, evidence: dict[str, float], hint: str = ""
+    layers: tuple[str, ...], first: int, last: int, what: str, evidence: dict[str, float], hint: str, cause: str
 ) -> Finding:
     return Finding(
         code="non_finite",
@@ -100,10 +120,7 @@ def _finding(
         layers=layers,
         first_step=first,
         last_step=last,
-        message=(
-            f"{what} Usual cause: the log, the root or the quotient of a zero, an overflow in half precision, or a "
-            "learning rate that is too high."
-        ),
-        hint=hint or f"{CURE} To find the operation: Trainer(detect_anomaly=True).",
+        message=f"{what} Usual cause: {cause}.",
+        hint=hint,
         evidence=evidence,
     )

@@ -390,6 +390,18 @@ def test_non_finite_says_where_it_was_seen_first(flag: int, order: tuple[str, ..
     assert where in finding.message
 
 
+def test_weights_that_were_never_numbers_are_not_blamed_on_a_step() -> None:
+    flags = np.zeros((40, 5))
+    flags[:, 2] = 2
+    seen = only(mlp_run(1.0, metrics={"nonfinite": flags}))
+    born = only(replace(mlp_run(1.0, metrics={"nonfinite": flags}), origin=Origin(0, "fc2", "weight")))
+    for finding in (seen, born):
+        assert (finding.layers, finding.first_step) == (("fc2",), 0)
+        assert "in a weight" in finding.message
+        assert "which held it from the start. Usual cause: an initialisation" in finding.message
+        assert "its initialisation, or the checkpoint" in finding.hint
+
+
 def test_a_loss_that_is_nan_alone() -> None:
     finding = only(mlp_run(1.0, globals={"nonfinite_loss": np.arange(40) == 39}))
     assert (finding.code, finding.layers, finding.first_step) == ("non_finite", (), 390)
