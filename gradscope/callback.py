@@ -202,6 +202,7 @@ class GradScope(Resumable):
     @_shielded
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
+        self._detach()  # from a fit whose end nobody told of: another callback's `on_exception` may have raised
         self._start_over()
         self._trainer = trainer
         if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]  # undeclared

@@ -84,10 +84,13 @@ def test_a_fit_that_ended_without_a_word_is_over(monkeypatch: pytest.MonkeyPatch
             raise RuntimeError("keeps all behind it from being told")
 
     scope = GradScope(every_n_steps=1, summary=False)
+    model, rude, bare = Fails(), trainer(Rude(), scope, max_epochs=2), trainer()
     with pytest.raises(RuntimeError, match="from being told"):
-        trainer(Rude(), scope, max_epochs=2).fit(Fails())
+        rude.fit(model)
     trainer(scope).fit(Model())
     assert list(scope.run.steps) == [*range(6)]
+    bare.fit(unwatched := Model())
+    assert hooks(model, rude) == hooks(unwatched, bare), "nothing is left on the model of the fit before"
 
 
 # ------------------------------------------------------------------ several GradScopes, one Trainer
