@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -375,13 +376,14 @@ class Run:
         layers = _union(r.layers for r in reversed(ordered))
         row = {layer.name: i for i, layer in enumerate(layers)}
         metrics = {c.name: np.full((len(ordered), len(layers)), np.nan, dtype=np.float32) for c in columns}
+        first = 0
         # By identity: records share a tuple while their layers are the same, and hashing it costs more than reading.
-        known: dict[int, npt.NDArray[np.int64]] = {}
-        for s, record in enumerate(ordered):
-            if id(record.layers) not in known:
-                known[id(record.layers)] = np.array([row[layer.name] for layer in record.layers], dtype=np.int64)
-            for metric, values in record.metrics.items():
-                metrics[metric][s, known[id(record.layers)]] = values
+        for _, alike in groupby(ordered, key=lambda r: (id(r.layers), tuple(r.metrics))):
+            part = list(alike)
+            rows = np.array([row[layer.name] for layer in part[0].layers], dtype=np.int64)
+            for metric in part[0].metrics:
+                metrics[metric][first : first + len(part), rows] = np.array([r.metrics[metric] for r in part])
+            first += len(part)
         return cls(
             name=name,
             steps=np.array([r.step for r in ordered], dtype=np.int64),
