@@ -299,9 +299,9 @@ def _cross_entropies(graph: Graph) -> Iterator[Any]:
 
 
 def _classes(node: Any) -> int:
-    """The number of classes of the softmax `node`; 0 for what is none, and where torch does not tell."""
+    """The number of classes of the softmax `node`; 0 for what is none."""
     dimension = getattr(node, "_saved_dim", None)
-    if dimension is None or not hasattr(node, "_input_metadata"):
+    if dimension is None:
         return 0
     shape = node._input_metadata[0].shape
     return int(shape[dimension - 2**64 if dimension >= 2**63 else dimension])

@@ -61,10 +61,8 @@ def is_distributed(tensor: object) -> bool:
     """Say whether `tensor` is a DTensor."""
     if type(tensor) is Tensor or type(tensor) is nn.Parameter:
         return False  # asked of each activation of each record, and nearly always so
-    # Whoever made one has imported its module, which takes long, and which no other user shall wait for. Of these
-    # torch 2.4 has both, and keeps the class in the second alone.
-    modules = map(sys.modules.get, ("torch.distributed.tensor", "torch.distributed._tensor"))
-    return any(isinstance(tensor, getattr(module, "DTensor", ())) for module in modules)
+    # Whoever made one has imported its module, which takes long, and which no other user shall wait for.
+    return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
 
 
 def is_partial(tensor: Tensor) -> bool:

@@ -69,7 +69,7 @@ def sample(tensor: Tensor, size: int) -> Tensor:
     One or two dimensions, tensor.dtype. A detached view that follows the tensor's values where the tensor is dense
     (channels-last too), else a copy. It is made of blocks, for it is not the elements that cost but the places in
     memory. The distance between blocks is odd, so that they do not stand above each other in a matrix whose width is a
-    power of two. The same elements each time.
+    power of two; what that leaves over, at most about an eighth, is the end. The same elements each time.
     """
     whole = tensor.detach() if tensor.requires_grad else tensor
     if not whole.is_contiguous():

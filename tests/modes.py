@@ -244,7 +244,11 @@ MANUAL = [
     Mode("by hand, clip by value", by_hand(manual.clips, **CLIPS_VALUES), clips=True),
     Mode("by hand, accumulation", by_hand(manual.accumulates), steps=[2, 5], clips=True),
     Mode("by hand, a closure", by_hand(manual.gives_closure)),
-    Mode("by hand, LBFGS", by_hand(manual.gives_closure, mlp, lambda net: LBFGS(net.parameters(), 0.01, max_iter=3))),
+    Mode(
+        "by hand, LBFGS",
+        by_hand(manual.gives_closure, mlp, lambda net: LBFGS(net.parameters(), 0.01, max_iter=3)),
+        warnings=["ignore:Converting a tensor with requires_grad=True to a scalar"],  # by torch 2.8
+    ),
     Mode("by hand, two steps a batch", by_hand(manual.steps_twice)),
     Mode("by hand, sharpness-aware", by_hand(manual.steps_from_afar)),
     Mode("by hand, past Lightning", by_hand(manual.goes_past_lightning)),

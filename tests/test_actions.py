@@ -182,7 +182,7 @@ def test_stop_ends_the_fit_cleanly_and_says_why(
     ("options", "name"),
     [
         ({}, "epoch=0-step=10.ckpt"),
-        ({"save_last": True, "every_n_train_steps": 7}, "stopped-step=10.ckpt"),
+        ({"every_n_train_steps": 7}, "stopped-step=10.ckpt"),
         ({"every_n_epochs": 5}, "stopped-step=10.ckpt"),
         ({"save_top_k": 0}, None),
     ],

@@ -14,13 +14,25 @@ from gradscope.forward import FUNCTIONS
 from tests.models import Batch, Batches, Classifier, mlp, trainer
 
 
+class Block(nn.Module):
+    """Not a Sequential: where torch up to 2.8 is told to compile a class of its own it compiles nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.act(self.linear(x)))
+
+
 class Blocks(nn.Module):
     """Blocks that share their code, as those of a transformer do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.enter = nn.Linear(20, 16)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.ReLU()) for _ in range(10))
+        self.blocks = nn.ModuleList(Block() for _ in range(10))
         self.head = nn.Linear(16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +68,7 @@ def by_region(net: nn.Module, **options: Any) -> Any:
 
 
 WAYS: list[tuple[Callable[..., Any], Callable[[], nn.Module]]] = [
-    (by_module, mlp),
+    (by_module, Blocks),
     (by_function, mlp),
     (as_a_whole, mlp),
     (by_forward, mlp),

@@ -330,7 +330,7 @@ def test_a_default_device_stays_at_the_bottom_where_torch_wants_it() -> None:
                 torch.set_default_device(None)
                 kept = torch._GLOBAL_DEVICE_CONTEXT
                 if getattr(kept, "device_context", kept) is None:
-                    del kept.device_context  # torch 2.4 leaves it there, and then cannot tell the default device
+                    del kept.device_context  # torch 2.8 leaves it there, and then cannot tell the default device
 
     scope = GradScope(every_n_steps=1, summary=False)
     trainer(scope).fit(ByHand(), Batches(number=4))

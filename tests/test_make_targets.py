@@ -67,7 +67,7 @@ def test_every_dependency_is_met_at_its_lower_bound(matrix: Any) -> None:
     needed = {line.split(">=")[0] for line in PROJECT["dependencies"]}
     floors = dict(line.split("==") for line in matrix.floors())
     assert needed <= set(floors)
-    assert floors["torch"] == "2.4"
+    assert floors["torch"] == "2.8"
     assert "pytest" not in floors
 
 

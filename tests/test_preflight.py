@@ -23,9 +23,6 @@ from gradscope.rules.setup import selu_misconfigured
 from tests.hand_written_runs import run_of
 from tests.models import ANY_CHECKPOINT, Batch, Batches, Classifier, Net, mlp, trainer
 
-NODES_TELL_SHAPES = hasattr(torch.ones(1, requires_grad=True).exp().grad_fn, "_input_metadata")
-"""Where torch does not, as 2.4, the number of classes is not known."""
-
 WIDTHS = (20, 32, 32, 32, 4)
 
 
@@ -271,8 +268,7 @@ def softmax_out(net: Any, x: Tensor) -> Any:
 )
 def test_an_activation_before_the_cross_entropy(net: nn.Module, code: str, expected: tuple[str, str, int]) -> None:
     scope = fitted(net)
-    classes = expected[2] if NODES_TELL_SHAPES else 0
-    assert scope.run.setup.output_activation == OutputActivation(*expected[:2], classes)
+    assert scope.run.setup.output_activation == OutputActivation(*expected)
     finding = only(scope, code)
     assert (finding.severity, finding.layers) == (Severity.INFO, expected[:1])
 
@@ -475,7 +471,7 @@ def test_the_first_batch_with_a_loss_is_the_one_that_tells() -> None:
             return super().training_step(batch, batch_idx) if batch_idx == 2 else None
 
     known = fitted(Skips(nn.Sequential(nn.Linear(20, 8), nn.SELU(), nn.Linear(8, 4), nn.ReLU())), steps=3).run.setup
-    assert known.output_activation == OutputActivation("net.3", "ReLU", 4 if NODES_TELL_SHAPES else 0)
+    assert known.output_activation == OutputActivation("net.3", "ReLU", 4)
     assert known.selu_weights == (), "the optimizer was called before"
 
 

@@ -35,7 +35,7 @@ from gradscope.records import Layer, Metric
 from gradscope.resume import FORMAT, Memory, UnreadableStateError, memory_of, records_of, state_of
 from gradscope.sinks import TensorBoardSink
 from gradscope.transfer import Transfer
-from tests.models import ANY_CHECKPOINT, LIGHTNING, Batch, Batches, Classifier, mlp, trainer
+from tests.models import ANY_CHECKPOINT, Batch, Batches, Classifier, mlp, trainer
 
 pytestmark = [
     # Batches are made of their number, which Lightning cannot know; and every checkpoint stays.
@@ -121,8 +121,6 @@ def fit_with(
 
 
 def saved(folder: Path, step: int) -> Path:
-    if LIGHTNING < (2, 5) and step % len(Batches()):
-        pytest.skip("Lightning 2.4 runs the last batch again when it goes on in the middle of an epoch")
     return folder / f"step={step}.ckpt"
 
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gradscope import sharding
 from gradscope.layers import LayerTable
 from gradscope.sharding import Parts
-from tests.dtensors import DTensor, Partial, Replicate, Shard
 
 RANKS = 4
 
@@ -55,15 +55,6 @@ def test_a_plain_tensor_is_all_here() -> None:
     assert not sharding.is_sharded(tensor)
     assert sharding.parts_of([tensor], nn.Module()) is None
     assert sharding.world_size() == 1
-
-
-@pytest.mark.usefixtures("ranks")
-def test_a_dtensor_is_known_where_the_public_module_does_not_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensor = cut(torch.ones(2, 3), mesh(RANKS), Shard(0))
-    monkeypatch.setitem(sys.modules, "torch.distributed.tensor", ModuleType("as in torch 2.4"))
-    monkeypatch.setitem(sys.modules, "torch.distributed._tensor", SimpleNamespace(DTensor=DTensor))
-    assert sharding.is_distributed(tensor)
-    assert not sharding.is_distributed(torch.ones(2))
 
 
 @pytest.mark.usefixtures("ranks")

@@ -24,7 +24,7 @@ from gradscope import diagnose
 from gradscope.encoding import Encoder
 from gradscope.events import LogReader, load
 from gradscope.frames import Frames
-from gradscope.records import GLOBALS, Layer, Metric, Record, Run
+from gradscope.records import GLOBALS, InitialWeights, Layer, Metric, Record, Run
 from gradscope.status import DamagedStatusError, fields_of, status_of
 from gradscope.thresholds import Thresholds
 from tests.event_logs import COLUMNS, assert_same, event, floats, frame_ends, write_frames
@@ -240,6 +240,9 @@ SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
     Mapping[str, int]: st.dictionaries(NAMES, st.integers(0, 2**53), max_size=2),
     Mapping[str, float]: st.dictionaries(NAMES, st.floats(0, 1), max_size=2),
 }
+# What is empty has no initial weights.
+WEIGHTS = st.builds(InitialWeights, NAMES, SIMPLE[float], SIMPLE[float], st.integers(1, 2**53), st.integers(1, 2**53))
+SIMPLE[InitialWeights] = WEIGHTS
 
 
 def of_type(hint: Any) -> st.SearchStrategy[Any]:

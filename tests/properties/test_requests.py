@@ -73,7 +73,7 @@ def test_every_request_is_answered_or_refused(
 ) -> None:
     response = asked(tab, route, method, query_string=query, headers=headers)
     assert_sound(response, method)
-    if method != "GET":
+    if method.upper() != "GET":  # Werkzeug writes it so itself
         assert response.status_code == 405
     elif (
         headers.get("Sec-Fetch-Site") == "cross-site" or headers.get("Origin", "http://localhost") != "http://localhost"

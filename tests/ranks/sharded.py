@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -32,7 +33,6 @@ from torch.optim import Optimizer
 
 from gradscope import GradScope
 from gradscope.sharding import local
-from tests.dtensors import Shard, fully_shard
 from tests.models import Batch, trainer
 from tests.ranks.fit import Shards, outcome
 

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -30,7 +32,6 @@ from gradscope.ranks.layout import Layout
 from gradscope.recorder import Recorder
 from gradscope.scaling import LossScale
 from gradscope.sharding import parts_of
-from tests.dtensors import CommDebugMode, DTensor, Partial, Replicate, Shard
 from tests.models import mlp
 
 
