@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.style import Style
 
 from gradscope.grid import EXACT_ZERO, NON_FINITE, colours_of, measured_of
 from gradscope.records import Layer, Metric, Run
@@ -18,6 +19,12 @@ from tests.hand_written_runs import COLUMNS, run_of, sick_findings, sick_run
 
 GOLDEN = Path(__file__).parent / "golden"
 GRAD_NORM = COLUMNS[0]
+
+
+@pytest.fixture(autouse=True)
+def _styles_of_their_own() -> None:
+    """Rich gives the terminal that a style was first used with to whoever uses an equal one: that of another test."""
+    Style._add.cache_clear()
 
 
 def drawn(run: Run, column: Metric = GRAD_NORM, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
