@@ -175,6 +175,22 @@ def test_exploding_over_depth() -> None:
     assert "fc0 gets 1.0e+06 times the error signal near the loss" in finding.message
 
 
+def test_a_run_that_dies_young_is_judged_by_the_records_that_it_lived() -> None:
+    lived = np.arange(40) < 2
+    norms = np.where(lived[:, None], [1e6, 1e4, 100.0, 10.0, 1.0], NONE)
+    totals = {"total_norm": np.where(lived, 1e6, NONE), "nonfinite_loss": (~lived).astype(float)}
+    exploding, _ = diagnose(mlp_run(norms, globals=totals))
+    assert (exploding.code, exploding.layers) == ("exploding_gradient", ("fc0", "fc1"))
+    assert "grows on the way back" in exploding.message
+
+
+@pytest.mark.parametrize(("code", "lost"), [("vanishing_gradient", 1e-6), ("exploding_gradient", 1e6)])
+def test_layers_that_are_hit_alike_come_in_their_order(code: str, lost: float) -> None:
+    norms = np.where(np.arange(100) < 70, lost, 1.0)
+    finding = only(mlp_run(norms, depth=100))
+    assert (finding.code, finding.layers) == (code, tuple(f"fc{i}" for i in range(70)))
+
+
 def test_exploding_over_training() -> None:
     total = np.full(40, 2.0)
     total[30:] = 5000
@@ -211,6 +227,18 @@ def test_a_head_that_is_used_in_steps_between_records_only_is_no_fault() -> None
     missing["update_ratio"] = 1e-3
     decay_alone = mlp_run([1.0, 0.0, 1.0, 1.0, 1.0], metrics=missing)
     assert codes(diagnose(decay_alone)) == ["no_gradient"]
+
+
+def test_a_layer_that_starts_at_zero_and_stays_there_gets_no_gradient() -> None:
+    idle = {"no_gradient_fraction": [0, 0, 0, 0, 1], "weight_norm": [1, 1, 1, 1, 0]}
+    assert only(mlp_run([1, 1, 1, 1, NONE], metrics=idle)).layers == ("fc4",)
+
+
+def test_weights_that_move_unseen_are_seen_from_where_they_are_measured() -> None:
+    norms = np.ones((40, 5))
+    norms[:, 4] = [NONE, *np.linspace(1, 0.99, 39)]
+    idle = {"no_gradient_fraction": [0, 0, 0, 0, 1], "weight_norm": norms}
+    assert diagnose(mlp_run([1, 1, 1, 1, NONE], metrics=idle)) == ()
 
 
 def huge_start(**series: npt.ArrayLike) -> Run:

@@ -176,6 +176,14 @@ def test_speeds_that_differ_less_or_do_no_harm(ratio: npt.ArrayLike, loss: npt.A
     assert diagnose(run_with(ratio, loss)) == ()
 
 
+def test_a_layer_of_a_few_records_has_no_pace() -> None:
+    ratio = np.full((40, 3), 1e-3)
+    ratio[:, 0] = math.nan
+    for records, found in ((4, []), (5, ["uneven_learning_speed"])):
+        ratio[-records:, 0] = 1e-8
+        assert codes(run_with(ratio, FLAT)) == found
+
+
 def test_a_threshold_of_the_users_own() -> None:
     run = run_with([1e-5, 1e-4, 1e-3], FLAT)
     assert diagnose(run) == ()
