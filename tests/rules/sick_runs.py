@@ -116,7 +116,8 @@ def otherwise_sick_runs() -> dict[str, Run]:
         "act_var": np.where(late, on(math.nan, 2.5), on(math.nan, 1.0)),
     }
     flight_norms = np.ones((50, 2), dtype=np.float32)
-    flight_norms[47:, 1] = [1e2, 1e5, math.nan]
+    flight_norms[:3] = 0
+    flight_norms[47:, 1] = [1e2, 1e5, math.inf]
     flight = Flight(np.arange(341, 391), np.full(50, 2.0), ("fc0", "fc1"), flight_norms)
     runs = {
         "Tanhs that lose the gradient": sick(tanh, {"grad_norm": lost}),
@@ -125,7 +126,7 @@ def otherwise_sick_runs() -> dict[str, Run]:
         "a gradient that grows between two records": replace(
             sick(relu, {}, loss=dies, nonfinite_loss=np.isnan(dies)), flights={"non_finite": flight}
         ),
-        "a start that a net survives": sick(relu, {}, total_norm=1e6, loss=5e4),
+        "a start that a net survives": sick(relu, {}, total_norm=np.where(np.arange(40) < 1, 1e6, 10), loss=5e4),
         "layers without a gradient": sick(relu, {"no_gradient_fraction": on(1.0)}),
         "SELUs that left with the gradient": sick(selu, {**drifting, "grad_norm": lost}),
         "weights that round steps away": sick(relu, {"update_ratio": on(0.0)}),

@@ -111,6 +111,21 @@ def test_a_signal_that_wavers_about_the_mark_was_so_from_the_start() -> None:
     assert only(mlp_run(norms)).severity is Severity.CRITICAL
 
 
+@pytest.mark.parametrize(
+    ("beyond", "back", "found"),
+    [
+        (9e-4, 2.9e-3, ["vanishing_gradient"]),
+        (9e-4, 3.1e-3, []),
+        (1.1e3, 340.0, ["exploding_gradient"]),
+        (1.1e3, 330.0, []),
+    ],
+)
+def test_a_signal_is_back_once_it_is_threefold_within_the_mark(beyond: float, back: float, found: list[str]) -> None:
+    norms = np.ones((40, 5))
+    norms[:, 0] = np.where(np.arange(40) % 3, back, beyond)
+    assert codes(diagnose(mlp_run(norms))) == found
+
+
 def test_near_zero_any_loss_is_sensitive_to_the_weights() -> None:
     resumed = {"loss": np.full(40, 5e-3), "total_norm": np.full(40, 0.1)}
     run = mlp_run([1e-6, 1e-4, 1e-2, 0.1, 1.0], metrics={"weight_norm": 30.0}, globals=resumed)
