@@ -117,7 +117,7 @@ def otherwise_sick_runs() -> dict[str, Run]:
     }
     flight_norms = np.ones((50, 2), dtype=np.float32)
     flight_norms[:3] = 0
-    flight_norms[47:, 1] = [1e2, 1e5, math.inf]
+    flight_norms[47:, 1] = [1e3, 1e5, math.inf]
     flight = Flight(np.arange(341, 391), np.full(50, 2.0), ("fc0", "fc1"), flight_norms)
     runs = {
         "Tanhs that lose the gradient": sick(tanh, {"grad_norm": lost}),
@@ -128,6 +128,13 @@ def otherwise_sick_runs() -> dict[str, Run]:
         ),
         "a start that a net survives": sick(relu, {}, total_norm=np.where(np.arange(40) < 1, 1e6, 10), loss=5e4),
         "layers without a gradient": sick(relu, {"no_gradient_fraction": on(1.0)}),
+        "a SELU that left": sick(
+            selu,
+            {
+                "act_mean": np.where(late, on(math.nan, [0.0, 0.3, 0.0]), on(math.nan, 0.0)),
+                "act_var": on(math.nan, 1.0),
+            },
+        ),
         "SELUs that left with the gradient": sick(selu, {**drifting, "grad_norm": lost}),
         "weights that round steps away": sick(relu, {"update_ratio": on(0.0)}),
         "clipping to nothing": sick(relu, {}, total_norm=5.0, total_norm_clipped=0.0, clip_coefficient=0.0),
@@ -165,6 +172,7 @@ def unsound_setups(layers: list[Layer]) -> dict[str, Run]:
         "SELUs of torch's own weights": Setup(
             selu_weights=(InitialWeights("fc0", 0.0, 0.5, 4096, 64), InitialWeights("fc1", 0.0, 1 / 3, 4096, 64))
         ),
+        "a SELU of small weights": Setup(selu_weights=(InitialWeights("fc0", 0.0, 0.5, 4096, 64),)),
         "SELUs of weights that are not centred": Setup(
             selu_weights=(
                 InitialWeights("fc0", 0.9, 1.0, 4096, 64),

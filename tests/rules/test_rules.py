@@ -331,11 +331,12 @@ def test_a_window_that_is_not_full_does_not_judge() -> None:
 
 
 def test_a_layer_in_front_of_a_dead_rectifier_is_not_blamed_for_its_gradient() -> None:
-    run = activation_run("rectifier", "ReLU", {"dead_fraction": [0.0, 1.0, 0.0]})
     missing = np.full((40, 7), np.nan, dtype=np.float32)
     missing[:, [0, 2]], missing[:, [4, 6]] = 1, 0
-    sick = replace(run, metrics={**run.metrics, "no_gradient_fraction": missing})
-    assert codes(diagnose(sick)) == ["dead_relu"]
+    for dead, found in ((1.0, ["dead_relu"]), (0.99, ["dead_relu"]), (0.98, ["dead_relu", "no_gradient"])):
+        run = activation_run("rectifier", "ReLU", {"dead_fraction": [0.0, dead, 0.0]})
+        sick = replace(run, metrics={**run.metrics, "no_gradient_fraction": missing})
+        assert codes(diagnose(sick)) == found
 
 
 def test_saturated() -> None:
@@ -436,6 +437,11 @@ def test_non_finite_says_where_it_was_seen_first(flag: int, order: tuple[str, ..
 def test_a_loss_that_is_nan_alone() -> None:
     finding = only(mlp_run(1.0, globals={"nonfinite_loss": np.arange(40) == 39}))
     assert (finding.code, finding.layers, finding.first_step) == ("non_finite", (), 390)
+
+
+@pytest.mark.parametrize("flag", [NONE, math.inf, -math.inf])
+def test_a_flag_that_is_no_number_flags_nothing(flag: float) -> None:
+    assert diagnose(mlp_run(1.0, metrics={"nonfinite": flag})) == ()
 
 
 def test_a_step_that_the_scaler_skipped_is_no_fault() -> None:

@@ -1,6 +1,7 @@
 """Steps that are too large, too small, or of another size from layer to layer: each rule on either side of its mark."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,27 @@ def test_a_few_records_are_too_few(records: int) -> None:
     for ratio in (1e-9, [1e-9, 1e-3, 1e-3]):
         assert diagnose(run_with(ratio, FLAT[:records], records=records)) == ()
         assert len(diagnose(run_with(ratio, FLAT[:10], records=10))) == 1
+
+
+def test_forty_steps_are_enough_to_tell() -> None:
+    for steps, found in ((40, []), (41, ["update_ratio_low"])):
+        run = run_with(1e-9, np.full(steps, 2.3), records=steps)
+        assert codes(replace(run, steps=np.arange(steps))) == found
+
+
+@pytest.mark.parametrize(
+    ("pace", "loss", "code"),
+    [(0.3, WORSE, "update_ratio_high"), (2e-8, FLAT, "update_ratio_low"), (1e-7, FLAT, "uneven_learning_speed")],
+)
+def test_layers_that_are_hit_alike_come_in_their_order(pace: float, loss: npt.ArrayLike, code: str) -> None:
+    layers = [Layer(f"fc{i}", "Linear", "linear") for i in range(100)]
+    others = 1e-5 if code == "update_ratio_low" else 1e-3
+    metrics: dict[str, npt.ArrayLike] = {
+        "grad_norm": 1.0,
+        "update_ratio": np.where(np.arange(100) < 70, pace, others),
+    }
+    finding = only(run_of("wide", layers, metrics, globals={"loss": np.asarray(loss)}))
+    assert (finding.code, finding.layers) == (code, tuple(f"fc{i}" for i in range(70)))
 
 
 def test_columns_of_nothing_but_nan_are_not_judged() -> None:
