@@ -313,9 +313,9 @@ def test_dead_relu_names_the_layers_the_worst_first() -> None:
 
 def test_units_that_die_midway_are_found_and_those_that_come_back_are_not() -> None:
     dead = np.zeros((40, 3))
-    dead[38:, 1] = 0.7
+    dead[38:, 1] = 0.6, 0.95
     finding = only(activation_run("rectifier", "ReLU", {"dead_fraction": dead}))
-    assert finding.layers == ("act1",)
+    assert (finding.layers, finding.severity) == (("act1",), Severity.CRITICAL)
     assert finding.first_step == 380
     dead[:30, 1], dead[30:, 1] = 0.9, 0.05
     assert diagnose(activation_run("rectifier", "ReLU", {"dead_fraction": dead})) == ()
