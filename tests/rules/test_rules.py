@@ -60,6 +60,7 @@ def test_nothing_is_said_of_a_sound_run(run: Run) -> None:
 @pytest.mark.parametrize("records", [0, 1, 2, 4])
 def test_a_few_records_are_too_few_to_judge(records: int) -> None:
     assert diagnose(mlp_run([1e-9, 1e-7, 1e-5, 1e-3, 1], records=records)) == ()
+    assert codes(diagnose(mlp_run([1e-9, 1e-7, 1e-5, 1e-3, 1], records=5))) == ["vanishing_gradient"]
 
 
 def test_a_run_of_nothing_but_nan_is_not_judged() -> None:
