@@ -200,11 +200,19 @@ def test_a_run_that_dies_young_is_judged_by_the_records_that_it_lived() -> None:
     assert "grows on the way back" in exploding.message
 
 
-@pytest.mark.parametrize(("code", "lost"), [("vanishing_gradient", 1e-6), ("exploding_gradient", 1e6)])
-def test_layers_that_are_hit_alike_come_in_their_order(code: str, lost: float) -> None:
-    norms = np.where(np.arange(100) < 70, lost, 1.0)
-    finding = only(mlp_run(norms, depth=100))
-    assert (finding.code, finding.layers) == (code, tuple(f"fc{i}" for i in range(70)))
+def every_other(worse: float, milder: float) -> list[float]:
+    return [worse, milder] * 20
+
+
+IN_ORDER_OF_HARM = (*range(0, 40, 2), *range(1, 40, 2))
+
+
+@pytest.mark.parametrize(
+    ("code", "worse", "milder"), [("vanishing_gradient", 1e-7, 1e-6), ("exploding_gradient", 1e7, 1e6)]
+)
+def test_layers_that_are_hit_alike_come_in_their_order(code: str, worse: float, milder: float) -> None:
+    finding = only(mlp_run([*every_other(worse, milder), *np.ones(20)], depth=60))
+    assert (finding.code, finding.layers) == (code, tuple(f"fc{i}" for i in IN_ORDER_OF_HARM))
 
 
 def test_exploding_over_training() -> None:
@@ -344,6 +352,12 @@ def test_saturated() -> None:
     finding = only(activation_run("saturating", "Tanh", {"saturated_fraction": [0.2, 0.9, 0.6]}))
     assert (finding.code, finding.layers) == ("saturated_activation", ("act1", "act2"))
     assert "90% of the outputs of act1 (Tanh) sit within 1 % of a limit (median over 40 records)" in finding.message
+
+
+def test_activations_that_are_saturated_alike_come_in_their_order() -> None:
+    layers = [*(Layer(f"act{i}", "Tanh", "saturating") for i in range(40)), Layer("head", "Linear", "linear")]
+    finding = only(run_of("tanhs", layers, {"saturated_fraction": [*every_other(0.9, 0.6), NONE]}))
+    assert finding.layers == tuple(f"act{i}" for i in IN_ORDER_OF_HARM)
 
 
 def test_a_sure_classifier_may_saturate_its_output() -> None:
