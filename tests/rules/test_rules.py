@@ -304,6 +304,20 @@ def test_an_explosion_between_two_records_is_read_from_the_flight_recorder() -> 
     assert codes(diagnose(calm)) == ["non_finite"]
 
 
+def test_what_is_usual_in_a_flight_is_its_first_half() -> None:
+    norms = np.full((50, 1), 100.0, dtype=np.float32)
+    norms[:10], norms[48:] = 1.0, 5e4
+    flight = Flight(np.arange(50), np.full(50, 2.0), ("fc0",), norms)
+    assert diagnose(mlp_run(1.0, flights={"non_finite": flight})) == ()
+    norms[:13] = 1.0
+    assert codes(diagnose(mlp_run(1.0, flights={"non_finite": flight}))) == ["exploding_gradient"]
+
+
+def test_a_gradient_that_begins_at_zero_has_not_exploded_since() -> None:
+    total = np.where(np.arange(40) < 10, 0.0, 2.0)
+    assert diagnose(mlp_run(1.0, globals={"total_norm": total})) == ()
+
+
 def test_what_is_frozen_is_no_fault() -> None:
     assert diagnose(mlp_run([NONE, NONE, 1, 1, 1], metrics={"no_gradient_fraction": [NONE, NONE, 0, 0, 0]})) == ()
 
