@@ -330,6 +330,7 @@ class TestDamage:
         run = load_one(path)
         assert [note.partition(":")[0] for note in run.notes] == ["gradscope/grad_norm"]
         assert all(column.unit in ("value", "ratio") and not column.healthy for column in run.columns)
+        assert all(isinstance(column.title, str) for column in run.columns)
 
     @pytest.mark.parametrize(
         "status",
