@@ -32,7 +32,7 @@ def test_nothing_read_is_a_run_without_records() -> None:
 
 def test_an_event_is_a_record_of_the_layers_before_it() -> None:
     decoder = described()
-    decoder.read(3, 1.5, [("gradscope/layers", TABLE), ("gradscope/grad_norm", floats(1, 2)), ("unknown", floats(7))])
+    decoder.read(3, 1.5, [("unknown", floats(7)), ("gradscope/layers", TABLE), ("gradscope/grad_norm", floats(1, 2))])
     decoder.read(4, 2.5, [("gradscope/globals", floats(0.5, 9)), ("gradscope/grad_norm", floats(3, 4))])
     run = decoder.run("run")
     assert run.layers == (Layer("a", "Linear", "linear"), Layer("b", "ReLU", "rectifier"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gradscope import lightning_gradscope as offered
+from gradscope.attached import AttachedGradScope
 from gradscope.dashboard.entry import GradScopeLoader
 from tests.project import PROJECT
 
@@ -85,6 +86,47 @@ def test_a_trainer_that_nobody_asked_to_watch_does_not_touch_the_package(tmp_pat
 def test_both_find_what_is_there(tmp_path: Path) -> None:
     done = started(tmp_path, {}, GRADSCOPE="1")
     assert (done.returncode, done.stdout) == (0, "AttachedGradScope\nGradScopeLoader\n"), done.stderr
+
+
+@pytest.mark.parametrize("switch", ["", " ", "0", "off", " No "])
+def test_an_environment_that_does_not_ask_gets_nothing(
+    switch: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GRADSCOPE", switch)
+    assert offered.callbacks() == []
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("switch", ["1", "true", " ON "])
+def test_an_environment_that_asks_gets_a_gradscope_with_its_options(
+    switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADSCOPE", switch)
+    monkeypatch.setenv("GRADSCOPE_OPTIONS", '{"thresholds": {"dead_fraction": 0.6}}')
+    (scope,) = offered.callbacks()
+    assert isinstance(scope, AttachedGradScope)
+    assert scope.thresholds.dead_fraction == 0.6
+
+
+@pytest.mark.parametrize(
+    ("switch", "options", "told"),
+    [
+        ("2", "", "GRADSCOPE must be 1 or 0, got '2'"),
+        ("1", "[]", "GRADSCOPE_OPTIONS must be a JSON object, got '[]'"),
+        ("1", "{", "GRADSCOPE_OPTIONS must be a JSON object, got '{'"),
+        ("1", '{"every_n_steps": 0}', "`every_n_steps` must be"),
+        ("1", '{"thresholds": {"dead_fractoin": 1}}', "dead_fractoin"),
+    ],
+)
+def test_an_environment_that_asks_for_what_cannot_be_is_told_and_ends_nothing(
+    switch: str, options: str, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GRADSCOPE", switch)
+    monkeypatch.setenv("GRADSCOPE_OPTIONS", options)
+    assert offered.callbacks() == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith("GradScope: is off, as the environment asks for what cannot be: ")
+    assert told in record.getMessage()
 
 
 def test_the_metadata_names_nothing_but_the_module_that_stays() -> None:

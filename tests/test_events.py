@@ -162,6 +162,25 @@ class TestRoundTrip:
         described = [[v.HasField("metadata") for v in encoder.record(record(step)).value] for step in range(2)]
         assert described == [[True, True, True], [False, False]]
 
+    def test_each_tag_says_of_what_kind_it_is(self) -> None:
+        encoder = Encoder(COLUMNS)
+        made = (
+            encoder.record(record(0)),
+            encoder.status(run_without_records()),
+            encoder.resumed(),
+            encoder.verdicts([]),
+        )
+        described = {value.tag: value.metadata.plugin_data for summary in made for value in summary.value}
+        assert {plugin_data.plugin_name for plugin_data in described.values()} == {"gradscope"}
+        assert {tag: json.loads(plugin_data.content)["kind"] for tag, plugin_data in described.items()} == {
+            "gradscope/layers": "layers",
+            "gradscope/grad_norm": "matrix",
+            "gradscope/globals": "globals",
+            "gradscope/status": "status",
+            "gradscope/resumed": "resumed",
+            "gradscope/verdicts": "verdicts",
+        }
+
     def test_strange_names_survive(self, tmp_path: Path) -> None:
         layers = (Layer("", "Net", "parameters"), Layer('a|b`<i>\n"слой', "Linear", "linear"))
         run = load_one(write_records(tmp_path / "tfevents", [record(0, layers=layers)]))
@@ -311,6 +330,7 @@ class TestDamage:
         run = load_one(path)
         assert [note.partition(":")[0] for note in run.notes] == ["gradscope/grad_norm"]
         assert all(column.unit in ("value", "ratio") and not column.healthy for column in run.columns)
+        assert all(isinstance(column.title, str) for column in run.columns)
 
     @pytest.mark.parametrize(
         "status",

@@ -16,6 +16,14 @@ def test_l2_norm_is_exact(size: int, make: object) -> None:
     assert stats.l2_norms([x]).item() == pytest.approx(exact, rel=5e-7)
 
 
+@pytest.mark.parametrize("shape", [(1024, 1024), (1001, 1001)])
+def test_l2_norm_of_another_order_in_memory_is_exact(shape: tuple[int, int]) -> None:
+    x = torch.full(shape, 0.1)
+    for other in (x.t(), x[:, ::2], x.view(1, 1, *shape).to(memory_format=torch.channels_last)):
+        exact = math.sqrt(other.double().square().sum().item())
+        assert stats.l2_norms([other]).item() == pytest.approx(exact, rel=5e-6)
+
+
 def test_l2_norms_of_closed_forms_in_every_dtype_and_layout() -> None:
     tensors = [
         torch.tensor([3.0, 4.0]),

@@ -7,8 +7,18 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from gradscope import Layer, Run
-from gradscope.records import Coverage, InitialWeights, Origin, RankOutlier, Setup
+from gradscope import Flight, Layer, Run
+from gradscope.records import (
+    Coverage,
+    InitialWeights,
+    InputMoments,
+    Origin,
+    OutputActivation,
+    RankOutlier,
+    SaturatingStack,
+    Setup,
+)
+from gradscope.selection import with_records
 from tests.hand_written_runs import run_of
 
 STUCK = np.full(40, 2.3)
@@ -93,3 +103,96 @@ def sick_runs() -> dict[str, Run]:
             ranks=2,
         ),
     }
+
+
+def otherwise_sick_runs() -> dict[str, Run]:
+    """Return runs with findings of the same codes in other words, by what is wrong with them."""
+    relu, tanh, selu = stack("ReLU", "rectifier"), stack("Tanh", "saturating"), stack("SELU", "self_normalizing")
+    recurrent = [Layer("rnn", "RNN", "recurrent"), *relu[1:]]
+    lost, late = on([1e-7, 1e-5, 1e-2, 1.0]), np.arange(40)[:, None] >= 10
+    dies = np.where(np.arange(40) < 39, 2.3, math.nan)
+    drifting = {
+        "act_mean": np.where(late, on(math.nan, 0.3), on(math.nan, 0.0)),
+        "act_var": np.where(late, on(math.nan, 2.5), on(math.nan, 1.0)),
+    }
+    flight_norms = np.ones((50, 2), dtype=np.float32)
+    flight_norms[:3] = 0
+    flight_norms[47:, 1] = [1e3, 1e5, math.inf]
+    flight = Flight(np.arange(341, 391), np.full(50, 2.0), ("fc0", "fc1"), flight_norms)
+    runs = {
+        "Tanhs that lose the gradient": sick(tanh, {"grad_norm": lost}),
+        "a gradient that is lost later": sick(relu, {"grad_norm": np.where(late, lost, on(1.0))}),
+        "a recurrent gradient that grows": sick(recurrent, {"grad_norm": on([1e6, 1e4, 10.0, 1.0])}),
+        "a gradient that grows between two records": replace(
+            sick(relu, {}, loss=dies, nonfinite_loss=np.isnan(dies)), flights={"non_finite": flight}
+        ),
+        "a start that a net survives": sick(relu, {}, total_norm=np.where(np.arange(40) < 1, 1e6, 10), loss=5e4),
+        "layers without a gradient": sick(relu, {"no_gradient_fraction": on(1.0)}),
+        "a SELU that left": sick(
+            selu,
+            {
+                "act_mean": np.where(late, on(math.nan, [0.0, 0.3, 0.0]), on(math.nan, 0.0)),
+                "act_var": on(math.nan, 1.0),
+            },
+        ),
+        "SELUs that left with the gradient": sick(selu, {**drifting, "grad_norm": lost}),
+        "weights that round steps away": sick(relu, {"update_ratio": on(0.0)}),
+        "clipping to nothing": sick(relu, {}, total_norm=5.0, total_norm_clipped=0.0, clip_coefficient=0.0),
+        "ranks that stand out": of_ranks(
+            RankOutlier(2, "act0", "act_mean", 0.19, 2.9, 90, 380),
+            RankOutlier(3, "act2", "dead_fraction", 0.4, 0.02, 70, 390),
+            RankOutlier(3, "act1", "dead_fraction", 0.9, 0.02, 80, 390),
+            RankOutlier(5, "act0", "act_mean", 2.9, 0.19, 90, 370),
+        ),
+    }
+    return {**runs, **runs_with_nan(relu), **unsound_setups(relu)}
+
+
+def runs_with_nan(layers: list[Layer]) -> dict[str, Run]:
+    runs = {}
+    for flag, what in ((1, "a gradient"), (2, "a weight"), (4, "an output")):
+        flags = np.zeros((40, 7))
+        flags[20, 2:5:2] = flag
+        flags[21:] = 7
+        lost = np.arange(40) >= 20 + (flag == 1)
+        runs[f"a NaN that was seen in {what}"] = sick(layers, {"nonfinite": flags}, nonfinite_loss=lost)
+    origins = {
+        "in a backward": Origin(85, "act1", "backward", "SqrtBackward0"),
+        "in a weight": Origin(85, "fc1", "weight", rank=3),
+        "in a batch": Origin(85, "", "batch"),
+        "outside of any module": Origin(85, "", "elsewhere"),
+    }
+    for where, origin in origins.items():
+        runs[f"a NaN that was born {where}"] = replace(sick(layers, {}), origin=origin)
+    return runs
+
+
+def unsound_setups(layers: list[Layer]) -> dict[str, Run]:
+    setups = {
+        "SELUs of torch's own weights": Setup(
+            selu_weights=(InitialWeights("fc0", 0.0, 0.5, 4096, 64), InitialWeights("fc1", 0.0, 1 / 3, 4096, 64))
+        ),
+        "a SELU of small weights": Setup(selu_weights=(InitialWeights("fc0", 0.0, 0.5, 4096, 64),)),
+        "SELUs of weights that are not centred": Setup(
+            selu_weights=(
+                InitialWeights("fc0", 0.9, 1.0, 4096, 64),
+                InitialWeights("fc1", -1.5, 1.0, 4096, 64),
+                InitialWeights("fc2", 1.2, 1.0, 4096, 64),
+            )
+        ),
+        "SELUs before plain Dropouts": Setup(plain_dropouts={"drop0": 0.2, "drop1": 0.5, "drop2": 1.0}),
+        "SELUs of raw inputs": Setup(selu_input=InputMoments("fc0", 33.3, 6170.0)),
+        "SELUs behind batch normalization": Setup(normalized_selus=("act0", "act1")),
+        "bounded activations in a row": Setup(saturating_stack=SaturatingStack(("act0", "act1", "act2"), 2e-4)),
+        "logits out of a ReLU": Setup(output_activation=OutputActivation("last", "ReLU", 10)),
+        "logits out of a softmax": Setup(output_activation=OutputActivation("last", "Softmax", 10)),
+        "logits out of a tanh": Setup(output_activation=OutputActivation("last", "Tanh", 10)),
+        "logits out of a sigmoid": Setup(output_activation=OutputActivation("last", "Sigmoid")),
+        "layers in no optimizer": Setup(in_no_optimizer=("fc0", "fc1", "fc2", "head")),
+    }
+    runs = {what: sick(layers, {}, setup) for what, setup in setups.items()}
+    idle = {"no_gradient_fraction": on([1.0, 0.0, 1.0, 0.0]), "grad_norm": on([math.nan, 1.0, math.nan, 1.0])}
+    uncalled = sick(layers, idle, Setup(never_called=("fc0", "fc2")))
+    # Three records are too few for the rule that judges by gradients alone.
+    runs["layers that are not called"] = with_records(uncalled, np.arange(3))
+    return runs

@@ -8,7 +8,7 @@ import pytest
 
 from gradscope import Finding, Layer, Run, diagnose
 from gradscope.records import Coverage, Origin, RankOutlier
-from gradscope.rules.prescriptions import two_digits
+from gradscope.rules.prescriptions import learning_rate_factor, two_digits
 from gradscope.rules.progress import progress
 from gradscope.rules.signal import relative_signal
 from tests.hand_written_runs import run_of
@@ -26,6 +26,23 @@ def only(run: Run) -> Finding:
 )
 def test_two_digits_are_written_as_in_code(value: float, text: str) -> None:
     assert two_digits(value) == text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "factor"),
+    [
+        (1e-3, "1"),
+        (1.2e-4, "10"),
+        (1e-7, "10,000"),
+        (1e-8, "1e5"),
+        (1e-2, "1e-1"),
+        (0.0, "10"),
+        (math.nan, "10"),
+        (math.inf, "10"),
+    ],
+)
+def test_the_learning_rate_is_to_be_changed_by_a_power_of_ten(ratio: float, factor: str) -> None:
+    assert learning_rate_factor(ratio) == factor
 
 
 def test_an_operation_that_is_not_known_is_not_named() -> None:

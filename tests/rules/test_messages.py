@@ -10,14 +10,14 @@ import pytest
 from gradscope import Severity, diagnose, rules
 from gradscope.explanations import EXPLANATIONS
 from gradscope.rules import RULES, Rule
-from tests.rules.sick_runs import sick_runs
+from tests.rules.sick_runs import otherwise_sick_runs, sick_runs
 
 GOLDEN = Path(__file__).parent / "golden" / "messages.txt"
 
 
 def told() -> str:
     paragraphs = []
-    for what, run in sick_runs().items():
+    for what, run in {**sick_runs(), **otherwise_sick_runs()}.items():
         lines = [f"# {what}"]
         for f in diagnose(run):
             follows = f", follows from {f.cause}" if f.cause else ""

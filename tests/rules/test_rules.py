@@ -60,6 +60,7 @@ def test_nothing_is_said_of_a_sound_run(run: Run) -> None:
 @pytest.mark.parametrize("records", [0, 1, 2, 4])
 def test_a_few_records_are_too_few_to_judge(records: int) -> None:
     assert diagnose(mlp_run([1e-9, 1e-7, 1e-5, 1e-3, 1], records=records)) == ()
+    assert codes(diagnose(mlp_run([1e-9, 1e-7, 1e-5, 1e-3, 1], records=5))) == ["vanishing_gradient"]
 
 
 def test_a_run_of_nothing_but_nan_is_not_judged() -> None:
@@ -109,6 +110,21 @@ def test_a_signal_that_wavers_about_the_mark_was_so_from_the_start() -> None:
     norms = np.ones((40, 5))
     norms[::2, 0], norms[1::2, 0] = 2.5e-3, 9e-4
     assert only(mlp_run(norms)).severity is Severity.CRITICAL
+
+
+@pytest.mark.parametrize(
+    ("beyond", "back", "found"),
+    [
+        (9e-4, 2.9e-3, ["vanishing_gradient"]),
+        (9e-4, 3.1e-3, []),
+        (1.1e3, 340.0, ["exploding_gradient"]),
+        (1.1e3, 330.0, []),
+    ],
+)
+def test_a_signal_is_back_once_it_is_threefold_within_the_mark(beyond: float, back: float, found: list[str]) -> None:
+    norms = np.ones((40, 5))
+    norms[:, 0] = np.where(np.arange(40) % 3, back, beyond)
+    assert codes(diagnose(mlp_run(norms))) == found
 
 
 def test_near_zero_any_loss_is_sensitive_to_the_weights() -> None:
@@ -175,6 +191,30 @@ def test_exploding_over_depth() -> None:
     assert "fc0 gets 1.0e+06 times the error signal near the loss" in finding.message
 
 
+def test_a_run_that_dies_young_is_judged_by_the_records_that_it_lived() -> None:
+    lived = np.arange(40) < 2
+    norms = np.where(lived[:, None], [1e6, 1e4, 100.0, 10.0, 1.0], NONE)
+    totals = {"total_norm": np.where(lived, 1e6, NONE), "nonfinite_loss": (~lived).astype(float)}
+    exploding, _ = diagnose(mlp_run(norms, globals=totals))
+    assert (exploding.code, exploding.layers) == ("exploding_gradient", ("fc0", "fc1"))
+    assert "grows on the way back" in exploding.message
+
+
+def every_other(worse: float, milder: float) -> list[float]:
+    return [worse, milder] * 20
+
+
+IN_ORDER_OF_HARM = (*range(0, 40, 2), *range(1, 40, 2))
+
+
+@pytest.mark.parametrize(
+    ("code", "worse", "milder"), [("vanishing_gradient", 1e-7, 1e-6), ("exploding_gradient", 1e7, 1e6)]
+)
+def test_layers_that_are_hit_alike_come_in_their_order(code: str, worse: float, milder: float) -> None:
+    finding = only(mlp_run([*every_other(worse, milder), *np.ones(20)], depth=60))
+    assert (finding.code, finding.layers) == (code, tuple(f"fc{i}" for i in IN_ORDER_OF_HARM))
+
+
 def test_exploding_over_training() -> None:
     total = np.full(40, 2.0)
     total[30:] = 5000
@@ -211,6 +251,18 @@ def test_a_head_that_is_used_in_steps_between_records_only_is_no_fault() -> None
     missing["update_ratio"] = 1e-3
     decay_alone = mlp_run([1.0, 0.0, 1.0, 1.0, 1.0], metrics=missing)
     assert codes(diagnose(decay_alone)) == ["no_gradient"]
+
+
+def test_a_layer_that_starts_at_zero_and_stays_there_gets_no_gradient() -> None:
+    idle = {"no_gradient_fraction": [0, 0, 0, 0, 1], "weight_norm": [1, 1, 1, 1, 0]}
+    assert only(mlp_run([1, 1, 1, 1, NONE], metrics=idle)).layers == ("fc4",)
+
+
+def test_weights_that_move_unseen_are_seen_from_where_they_are_measured() -> None:
+    norms = np.ones((40, 5))
+    norms[:, 4] = [NONE, *np.linspace(1, 0.99, 39)]
+    idle = {"no_gradient_fraction": [0, 0, 0, 0, 1], "weight_norm": norms}
+    assert diagnose(mlp_run([1, 1, 1, 1, NONE], metrics=idle)) == ()
 
 
 def huge_start(**series: npt.ArrayLike) -> Run:
@@ -252,6 +304,20 @@ def test_an_explosion_between_two_records_is_read_from_the_flight_recorder() -> 
     assert codes(diagnose(calm)) == ["non_finite"]
 
 
+def test_what_is_usual_in_a_flight_is_its_first_half() -> None:
+    norms = np.full((50, 1), 100.0, dtype=np.float32)
+    norms[:10], norms[48:] = 1.0, 5e4
+    flight = Flight(np.arange(50), np.full(50, 2.0), ("fc0",), norms)
+    assert diagnose(mlp_run(1.0, flights={"non_finite": flight})) == ()
+    norms[:13] = 1.0
+    assert codes(diagnose(mlp_run(1.0, flights={"non_finite": flight}))) == ["exploding_gradient"]
+
+
+def test_a_gradient_that_begins_at_zero_has_not_exploded_since() -> None:
+    total = np.where(np.arange(40) < 10, 0.0, 2.0)
+    assert diagnose(mlp_run(1.0, globals={"total_norm": total})) == ()
+
+
 def test_what_is_frozen_is_no_fault() -> None:
     assert diagnose(mlp_run([NONE, NONE, 1, 1, 1], metrics={"no_gradient_fraction": [NONE, NONE, 0, 0, 0]})) == ()
 
@@ -270,9 +336,9 @@ def test_dead_relu_names_the_layers_the_worst_first() -> None:
 
 def test_units_that_die_midway_are_found_and_those_that_come_back_are_not() -> None:
     dead = np.zeros((40, 3))
-    dead[38:, 1] = 0.7
+    dead[38:, 1] = 0.6, 0.95
     finding = only(activation_run("rectifier", "ReLU", {"dead_fraction": dead}))
-    assert finding.layers == ("act1",)
+    assert (finding.layers, finding.severity) == (("act1",), Severity.CRITICAL)
     assert finding.first_step == 380
     dead[:30, 1], dead[30:, 1] = 0.9, 0.05
     assert diagnose(activation_run("rectifier", "ReLU", {"dead_fraction": dead})) == ()
@@ -288,17 +354,24 @@ def test_a_window_that_is_not_full_does_not_judge() -> None:
 
 
 def test_a_layer_in_front_of_a_dead_rectifier_is_not_blamed_for_its_gradient() -> None:
-    run = activation_run("rectifier", "ReLU", {"dead_fraction": [0.0, 1.0, 0.0]})
     missing = np.full((40, 7), np.nan, dtype=np.float32)
     missing[:, [0, 2]], missing[:, [4, 6]] = 1, 0
-    sick = replace(run, metrics={**run.metrics, "no_gradient_fraction": missing})
-    assert codes(diagnose(sick)) == ["dead_relu"]
+    for dead, found in ((1.0, ["dead_relu"]), (0.99, ["dead_relu"]), (0.98, ["dead_relu", "no_gradient"])):
+        run = activation_run("rectifier", "ReLU", {"dead_fraction": [0.0, dead, 0.0]})
+        sick = replace(run, metrics={**run.metrics, "no_gradient_fraction": missing})
+        assert codes(diagnose(sick)) == found
 
 
 def test_saturated() -> None:
     finding = only(activation_run("saturating", "Tanh", {"saturated_fraction": [0.2, 0.9, 0.6]}))
     assert (finding.code, finding.layers) == ("saturated_activation", ("act1", "act2"))
     assert "90% of the outputs of act1 (Tanh) sit within 1 % of a limit (median over 40 records)" in finding.message
+
+
+def test_activations_that_are_saturated_alike_come_in_their_order() -> None:
+    layers = [*(Layer(f"act{i}", "Tanh", "saturating") for i in range(40)), Layer("head", "Linear", "linear")]
+    finding = only(run_of("tanhs", layers, {"saturated_fraction": [*every_other(0.9, 0.6), NONE]}))
+    assert finding.layers == tuple(f"act{i}" for i in IN_ORDER_OF_HARM)
 
 
 def test_a_sure_classifier_may_saturate_its_output() -> None:
@@ -405,6 +478,11 @@ def test_weights_that_were_never_numbers_are_not_blamed_on_a_step() -> None:
 def test_a_loss_that_is_nan_alone() -> None:
     finding = only(mlp_run(1.0, globals={"nonfinite_loss": np.arange(40) == 39}))
     assert (finding.code, finding.layers, finding.first_step) == ("non_finite", (), 390)
+
+
+@pytest.mark.parametrize("flag", [NONE, math.inf, -math.inf])
+def test_a_flag_that_is_no_number_flags_nothing(flag: float) -> None:
+    assert diagnose(mlp_run(1.0, metrics={"nonfinite": flag})) == ()
 
 
 def test_a_step_that_the_scaler_skipped_is_no_fault() -> None:

@@ -127,6 +127,7 @@ def test_the_message_knows_the_usual_initialisations_and_names_the_worst_first()
     [
         (0.09, 10**6, None),
         (0.3, 100, None),
+        (0.4, 100, None),
         (0.3, 10**4, Severity.INFO),
         (-0.9, 100, Severity.INFO),
         (1.1, 100, Severity.WARNING),
@@ -149,8 +150,9 @@ def test_plain_dropout(p: float, expected: Severity | None) -> None:
     ("mean", "variance", "expected"),
     [
         (0.0, 1.0, None),
-        (0.0, 0.26, None),
-        (0.0, 3.9, None),
+        (0.0, 0.25, None),
+        (0.0, 4.0, None),
+        (0.5, 0.25, None),
         (0.9, 0.95, None),
         (0.0, 0.24, Severity.INFO),
         (0.0, 4.1, Severity.INFO),

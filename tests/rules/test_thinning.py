@@ -40,6 +40,13 @@ def test_the_ends_and_what_stands_out_are_kept() -> None:
     assert chosen.globals["total_norm"][row] == 1e9
 
 
+def test_infinite_gradients_do_not_stand_in_for_the_largest() -> None:
+    run = long_run(5000)
+    run.globals["total_norm"][1001:1041:10] = np.inf
+    run.globals["total_norm"][3001] = 1e9
+    assert 30010 in thinned(run).steps
+
+
 def test_many_bad_records_do_not_push_out_the_others() -> None:
     run = long_run(5000)
     run.globals["nonfinite_loss"] = np.ones(5000)  # type: ignore[index]

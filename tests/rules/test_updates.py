@@ -1,6 +1,7 @@
 """Steps that are too large, too small, or of another size from layer to layer: each rule on either side of its mark."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,14 @@ def test_speeds_that_differ_less_or_do_no_harm(ratio: npt.ArrayLike, loss: npt.A
     assert diagnose(run_with(ratio, loss)) == ()
 
 
+def test_a_layer_of_a_few_records_has_no_pace() -> None:
+    ratio = np.full((40, 3), 1e-3)
+    ratio[:, 0] = math.nan
+    for records, found in ((4, []), (5, ["uneven_learning_speed"])):
+        ratio[-records:, 0] = 1e-8
+        assert codes(run_with(ratio, FLAT)) == found
+
+
 def test_a_threshold_of_the_users_own() -> None:
     run = run_with([1e-5, 1e-4, 1e-3], FLAT)
     assert diagnose(run) == ()
@@ -193,6 +202,29 @@ def test_a_few_records_are_too_few(records: int) -> None:
     for ratio in (1e-9, [1e-9, 1e-3, 1e-3]):
         assert diagnose(run_with(ratio, FLAT[:records], records=records)) == ()
         assert len(diagnose(run_with(ratio, FLAT[:10], records=10))) == 1
+
+
+def test_forty_steps_are_enough_to_tell() -> None:
+    for steps, found in ((40, []), (41, ["update_ratio_low"])):
+        run = run_with(1e-9, np.full(steps, 2.3), records=steps)
+        assert codes(replace(run, steps=np.arange(steps))) == found
+
+
+@pytest.mark.parametrize(
+    ("worse", "milder", "sound", "loss", "code"),
+    [
+        (0.4, 0.3, 1e-3, WORSE, "update_ratio_high"),
+        (2e-8, 5e-8, 1e-5, FLAT, "update_ratio_low"),
+        (1e-7, 2e-7, 1e-3, FLAT, "uneven_learning_speed"),
+    ],
+)
+def test_layers_that_are_hit_alike_come_in_their_order(
+    worse: float, milder: float, sound: float, loss: npt.ArrayLike, code: str
+) -> None:
+    layers = [Layer(f"fc{i}", "Linear", "linear") for i in range(60)]
+    metrics: dict[str, npt.ArrayLike] = {"grad_norm": 1.0, "update_ratio": [worse, milder] * 20 + [sound] * 20}
+    finding = only(run_of("wide", layers, metrics, globals={"loss": np.asarray(loss)}))
+    assert (finding.code, finding.layers) == (code, tuple(f"fc{i}" for i in (*range(0, 40, 2), *range(1, 40, 2))))
 
 
 def test_columns_of_nothing_but_nan_are_not_judged() -> None:
