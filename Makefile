@@ -16,7 +16,7 @@ test-slow: $(VENV)/.installed  ## the tests that train for minutes or drive a br
 coverage: $(VENV)/.installed  ## which lines and branches no test reaches, on several ranks too; fails under 95 %
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest -m "not slow" -n auto
-	$(BIN)/python -m coverage run -m pytest -m slow tests/ranks tests/test_watch.py
+	$(BIN)/python -m coverage run -m pytest -m slow tests/ranks tests/cli/test_watch.py
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

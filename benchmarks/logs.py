@@ -8,8 +8,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import histogram
 
-from gradscope.checksum import RecordWriter
-from gradscope.encoding import Encoder
+from gradscope.events.checksum import RecordWriter
+from gradscope.events.encoding import Encoder
 from gradscope.records import Layer, Metric, Record
 
 IMAGE_BYTES = 100_000

@@ -142,7 +142,7 @@ def _megabytes(path: Path) -> float:
 
 
 def _gradscope(path: Path) -> object:
-    from gradscope.events import LogReader
+    from gradscope.events.reading import LogReader
 
     return LogReader(path).read(live=False)
 

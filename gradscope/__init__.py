@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradscope.actions import GradScopeError
-    from gradscope.callback import GradScope
-    from gradscope.events import LogReader, load
+    from gradscope.events.reading import LogReader, load
+    from gradscope.lightning.actions import GradScopeError
+    from gradscope.lightning.callback import GradScope
     from gradscope.records import (
         Coverage,
         Finding,
@@ -55,12 +55,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "GradScope": "callback",
-    "GradScopeError": "actions",
-    "LogReader": "events",
+    "GradScope": "lightning.callback",
+    "GradScopeError": "lightning.actions",
+    "LogReader": "events.reading",
     "Thresholds": "thresholds",
     "diagnose": "rules",
-    "load": "events",
+    "load": "events.reading",
 }
 
 

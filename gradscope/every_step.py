@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from gradscope import provenance
 from gradscope.flight import FlightRecorder
-from gradscope.layers import LayerTable
+from gradscope.model import provenance
+from gradscope.model.layers import LayerTable
+from gradscope.model.provenance import Trace
+from gradscope.model.scaling import LossScale
+from gradscope.model.sharding import local
 from gradscope.probes.probe import Step
-from gradscope.provenance import Trace
 from gradscope.records import Flight, Ledger, Origin
-from gradscope.scaling import LossScale
-from gradscope.sharding import local
 
 MICRO_BATCHES = 1000
 """Losses of a step that are kept at most, the latest: a fit in which no optimizer steps must not fill the memory."""

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from gradscope import stats
-from gradscope.layers import LayerTable
+from gradscope.model.layers import LayerTable
 from gradscope.probes.probe import Parameters, Step
 from gradscope.records import Flight
 from gradscope.transfer import Transfer

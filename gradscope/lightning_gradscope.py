@@ -18,7 +18,7 @@ def callbacks() -> list[Any]:
     if not os.environ.get("GRADSCOPE", "").strip():
         return []
     try:
-        from gradscope.environment import callbacks as asked_for
+        from gradscope.lightning.environment import callbacks as asked_for
 
         return asked_for()
     except Exception as error:

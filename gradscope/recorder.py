@@ -15,12 +15,27 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.activations import Activation
-from gradscope.forward import ForwardWatch
-from gradscope.layers import LayerTable, activation_of
+from gradscope.model.forward import ForwardWatch
+from gradscope.model.layers import LayerTable, activation_of
+from gradscope.model.provenance import OutputWatch
+from gradscope.model.scaling import LossScale
+from gradscope.model.sharding import (
+    ALONE,
+    DEEPSPEED,
+    FLAT,
+    GRADIENTS,
+    SUMMAND,
+    is_flat,
+    is_hidden,
+    is_partial,
+    is_partitioned,
+    local,
+    parts_of,
+    unit_slice,
+)
 from gradscope.probes import PROBES, Probe
 from gradscope.probes.liveness import unit_dimension
 from gradscope.probes.probe import Measured, Parameters, Pending, Step
-from gradscope.provenance import OutputWatch
 from gradscope.ranks.layout import Layout
 from gradscope.ranks.merging import RankMerge, Sent
 from gradscope.records import (
@@ -34,21 +49,6 @@ from gradscope.records import (
     Metric,
     Origin,
     Record,
-)
-from gradscope.scaling import LossScale
-from gradscope.sharding import (
-    ALONE,
-    DEEPSPEED,
-    FLAT,
-    GRADIENTS,
-    SUMMAND,
-    is_flat,
-    is_hidden,
-    is_partial,
-    is_partitioned,
-    local,
-    parts_of,
-    unit_slice,
 )
 from gradscope.thresholds import Thresholds
 from gradscope.transfer import Transfer

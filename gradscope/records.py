@@ -344,8 +344,8 @@ class Run:
         Raises:
             ImportError: pandas is not installed; the extra ``export`` installs it.
         """
-        from gradscope.tables import to_dataframe
-        from gradscope.tidy import Table
+        from gradscope.export.tables import to_dataframe
+        from gradscope.export.tidy import Table
 
         return to_dataframe(Table(self))
 

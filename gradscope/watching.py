@@ -7,7 +7,7 @@ from gradscope.records import Finding, Run, Severity
 from gradscope.rules import diagnose
 
 if TYPE_CHECKING:
-    from gradscope.events import LogReader
+    from gradscope.events.reading import LogReader
 
 
 class Judged(NamedTuple):

@@ -10,8 +10,8 @@ from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, Sum
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
-from gradscope.encoding import Encoder
-from gradscope.events import load
+from gradscope.events.encoding import Encoder
+from gradscope.events.reading import load
 from gradscope.records import Floats, Layer, Metric, Record, Run
 
 GRAD_NORM = Metric("grad_norm", "Gradient norm", "L2 norm")

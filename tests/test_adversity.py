@@ -92,7 +92,7 @@ def test_a_record_that_never_ends_is_given_up_in_the_open(
         def training_step(self, batch: Batch, batch_idx: int) -> None:
             super().training_step(batch, batch_idx)
 
-    monkeypatch.setattr("gradscope.callback.MICRO_BATCH_LIMIT", 5)
+    monkeypatch.setattr("gradscope.lightning.callback.MICRO_BATCH_LIMIT", 5)
     scope = fitted(NeverSteps())
     reason = "switched itself off: no optimizer stepped in 5 batches"
     assert scope.run.coverage.unseen["GradScope"] == reason

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gradscope import lightning_gradscope as offered
-from gradscope.attached import AttachedGradScope
 from gradscope.dashboard.entry import GradScopeLoader
+from gradscope.lightning.attached import AttachedGradScope
 from tests.project import PROJECT
 
 POINTS = {group: named["gradscope"] for group, named in PROJECT["entry-points"].items()}
@@ -22,7 +22,7 @@ STRANGERS = {
     "what is broken": {"gradscope/__init__.py": "1 / 0"},
     "another version": {
         "gradscope/__init__.py": "",
-        "gradscope/environment.py": "",
+        "gradscope/lightning/environment.py": "",
         "gradscope/dashboard/entry.py": "",
     },
 }
@@ -139,7 +139,7 @@ def test_the_metadata_names_nothing_but_the_module_that_stays() -> None:
 
 def test_what_earlier_metadata_names_is_still_there() -> None:
     # Of an installation that is editable the metadata stays what it was when it was installed.
-    for value in ("gradscope.environment:callbacks", "gradscope.dashboard.entry:GradScopeLoader"):
+    for value in ("gradscope.lightning.environment:callbacks", "gradscope.dashboard.entry:GradScopeLoader"):
         assert callable(EntryPoint("gradscope", value, "").load())
 
 

@@ -10,7 +10,7 @@ from torch import nn
 import gradscope
 from gradscope import GradScope
 from gradscope.flight import LAYERS, SAMPLE, FlightRecorder
-from gradscope.layers import LayerTable
+from gradscope.model.layers import LayerTable
 from gradscope.probes.probe import Parameters, Step
 from tests.models import Batch, Batches, Classifier, mlp, trainer
 

@@ -13,11 +13,11 @@ import pytest
 
 import gradscope
 from gradscope import Finding, Layer, Severity
-from gradscope.baseline import judged
-from gradscope.export import csv_lines
-from gradscope.sarif import sarif
-from gradscope.tidy import Table
-from gradscope.verdicts import as_markdown
+from gradscope.check.baseline import judged
+from gradscope.check.sarif import sarif
+from gradscope.export.text import csv_lines
+from gradscope.export.tidy import Table
+from gradscope.lightning.verdicts import as_markdown
 from tests.hand_written_runs import run_of
 
 PACKAGE = Path(gradscope.__file__).parent
@@ -33,8 +33,8 @@ ALLOWED = {
     ("cli/script.py", "exec"): "runs the user's own script, named on the command line",
     ("cli/script.py", "compile"): "the same",
     ("__init__.py", "import_module"): "of a table in the same file",
-    ("packages.py", "import_module"): "of a table in the same file",
-    ("tables.py", "import_module"): "of names in the same file",
+    ("lightning/packages.py", "import_module"): "of a table in the same file",
+    ("export/tables.py", "import_module"): "of names in the same file",
 }
 RAW_IN_A_PAGE = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|srcdoc"

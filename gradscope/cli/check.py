@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from gradscope.baseline import Judged, Known
+    from gradscope.check.baseline import Judged, Known
     from gradscope.records import Run
 
 FORMATS = ("text", "github", "sarif", "json")
@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings and return 1 where any is new and severe enough."""
     from gradscope import rules
-    from gradscope.baseline import baseline_of, judged
+    from gradscope.check.baseline import baseline_of, judged
     from gradscope.records import Severity
 
     known = [] if arguments.baseline is None else _read(arguments.baseline)
@@ -112,8 +112,8 @@ def _printed(arguments: argparse.Namespace, result: "Judged", runs: "Mapping[str
         return _sarif(arguments, result, {name: place.path for name, place in runs.items()})
     fail_on = Severity[arguments.fail_on.upper()]
     if arguments.format == "github":
-        from gradscope.annotations import annotations
-        from gradscope.baseline import verdict
+        from gradscope.check.annotations import annotations
+        from gradscope.check.baseline import verdict
 
         lines = (*annotations(result), *told, verdict(result, len(runs), fail_on))
         return encodable("".join(f"{line}\n" for line in lines))
@@ -145,7 +145,7 @@ def _json(result: "Judged", fail_on: str, remarks: "Sequence[str]") -> str:
 def _sarif(arguments: argparse.Namespace, result: "Judged", folders: "Mapping[str, Path]") -> str:
     import json
 
-    from gradscope.sarif import sarif
+    from gradscope.check.sarif import sarif
 
     with_baseline = (arguments.baseline or arguments.write_baseline) is not None
     return json.dumps(sarif(result, folders, with_baseline), allow_nan=False, indent=2) + "\n"
@@ -154,7 +154,7 @@ def _sarif(arguments: argparse.Namespace, result: "Judged", folders: "Mapping[st
 def _read(name: str) -> "list[Known]":
     from pathlib import Path
 
-    from gradscope.baseline import DamagedBaselineError, read
+    from gradscope.check.baseline import DamagedBaselineError, read
 
     try:
         return read(Path(name).read_text(encoding="utf-8"))
@@ -172,7 +172,7 @@ def _read(name: str) -> "list[Known]":
 def _write(name: str, known: "Sequence[Known]") -> None:
     from pathlib import Path
 
-    from gradscope.baseline import written
+    from gradscope.check.baseline import written
 
     try:
         Path(name).write_text(written(known), encoding="utf-8")

@@ -96,10 +96,10 @@ def load_runs(logdir: str) -> "Mapping[str, Run]":
     from dataclasses import replace
     from pathlib import Path
 
-    from gradscope import events
+    from gradscope.events import reading
 
     try:
-        runs = events.load(logdir)
+        runs = reading.load(logdir)
     except (OSError, ValueError) as error:
         raise BadInputError(str(error)) from error
     # The run at the directory itself is called "." there, which tells a reader nothing.

@@ -20,9 +20,9 @@ from gradscope.cli.command import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gradscope.comparison import Comparison
-    from gradscope.event_files import EventFile, Files
-    from gradscope.experiments import Experiment
+    from gradscope.compare.comparison import Comparison
+    from gradscope.compare.experiments import Experiment
+    from gradscope.events.event_files import EventFile, Files
     from gradscope.records import Run
 
 EXAMPLES = """\
@@ -84,7 +84,7 @@ def _told(arguments: argparse.Namespace, experiments: "Sequence[Experiment]", ba
     if arguments.json:
         import json
 
-        from gradscope.experiments import as_json
+        from gradscope.compare.experiments import as_json
 
         name = None if baseline is None else baseline.name
         return json.dumps(as_json(experiments, name, comparisons), allow_nan=False, indent=2) + "\n"
@@ -94,7 +94,7 @@ def _told(arguments: argparse.Namespace, experiments: "Sequence[Experiment]", ba
 
 
 def _comparisons(experiments: "Sequence[Experiment]", baseline: "Experiment") -> "list[Comparison]":
-    from gradscope.comparison import compare
+    from gradscope.compare.comparison import compare
 
     return [compare(experiment.run, baseline.run) for experiment in experiments if experiment is not baseline]
 
@@ -112,7 +112,7 @@ def _places(paths: Sequence[str]) -> list[Place]:
 def _runs_at(path: str) -> list[Place]:
     from pathlib import Path
 
-    from gradscope.remote_files import files_under
+    from gradscope.events.remote_files import files_under
 
     runs, files = load_runs(path), files_under(path)
     listed = files.runs()
@@ -121,7 +121,7 @@ def _runs_at(path: str) -> list[Place]:
 
 
 def _names(places: Sequence[Place], paths: Sequence[str]) -> list[str]:
-    from gradscope.naming import short_names
+    from gradscope.compare.naming import short_names
 
     # The runs under a single directory are called what the other commands call them.
     under_one = len(paths) == 1 and all(place.path.is_relative_to(_resolved(paths[0])) for place in places)
@@ -136,7 +136,7 @@ def _resolved(path: str) -> "Path":
 
 
 def _baseline(places: Sequence[Place], wanted: str) -> Place:
-    from gradscope.naming import short_names, suggestion
+    from gradscope.compare.naming import short_names, suggestion
 
     names = short_names([place.path for place in places])
     known = {name: place for place, name in zip(places, names, strict=True)}
@@ -163,9 +163,9 @@ def _experiment(place: Place, name: str) -> "Experiment":
     from dataclasses import replace
 
     from gradscope import rules
-    from gradscope.experiments import Experiment
-    from gradscope.hparams import read_hparams
-    from gradscope.scalars import read_curves
+    from gradscope.compare.experiments import Experiment
+    from gradscope.compare.hparams import read_hparams
+    from gradscope.compare.scalars import read_curves
 
     run = replace(place.run, name=name)
     folder = place.path if place.path.is_dir() else place.path.parent

@@ -8,8 +8,8 @@ from gradscope.cli.command import BadInputError, Commands, add_command, add_logd
 from gradscope.wording import counted, one_line
 
 if TYPE_CHECKING:
+    from gradscope.export.tidy import Choice, Table
     from gradscope.records import Run
-    from gradscope.tidy import Choice, Table
 
 EXAMPLES = """\
   gradscope export runs --to csv -o runs.csv    all that was measured: run, step, wall_time, layer, type, kind, metric,
@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Write the rows."""
-    from gradscope.tidy import Choice, Table
+    from gradscope.export.tidy import Choice, Table
 
     if arguments.to == "parquet" and arguments.output is None:
         raise BadInputError("`--to parquet` writes no text, so it needs a file: give `-o FILE`")
@@ -66,8 +66,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _check(choice: "Choice", runs: "Sequence[Run]") -> None:
-    from gradscope.naming import suggestion
-    from gradscope.tidy import names_of
+    from gradscope.compare.naming import suggestion
+    from gradscope.export.tidy import names_of
 
     known = dict.fromkeys(name for run in runs for name in names_of(run))
     for metric in choice.metrics:
@@ -83,7 +83,7 @@ def _check(choice: "Choice", runs: "Sequence[Run]") -> None:
 
 
 def _chunks(format_name: str, tables: "Iterable[Table]") -> Iterator[str]:
-    from gradscope.export import csv_lines, json_lines
+    from gradscope.export.text import csv_lines, json_lines
 
     return csv_lines(tables) if format_name == "csv" else json_lines(tables)
 
@@ -92,7 +92,7 @@ def _write(format_name: str, tables: "Sequence[Table]", output: str) -> None:
     from pathlib import Path
 
     if format_name == "parquet":
-        from gradscope.tables import MissingExtraError, write_parquet
+        from gradscope.export.tables import MissingExtraError, write_parquet
 
         try:
             write_parquet(tables, Path(output))

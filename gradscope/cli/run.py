@@ -68,8 +68,8 @@ def add_options(group: "argparse._ArgumentGroup") -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run the script in this process, as python would, and say if no Trainer came."""
-    from gradscope import environment
     from gradscope.cli.script import run
+    from gradscope.lightning import environment
 
     _check_installed()
     os.environ |= environment.switched_on(_options(arguments))
@@ -97,8 +97,8 @@ def _check_installed() -> None:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options given, checked, in the form in which the environment holds them."""
-    from gradscope import options
-    from gradscope.environment import as_arguments
+    from gradscope.lightning import options
+    from gradscope.lightning.environment import as_arguments
 
     names = ("every_n_steps", *options.CHECKS)
     given: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name in names}

@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Show the runs until the user quits; what is not there yet is waited for."""
-    from gradscope.events import LogReader
+    from gradscope.events.reading import LogReader
     from gradscope.watching import Watch
 
     try:

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Request, Response
 from gradscope.dashboard import answers, web
 from gradscope.dashboard.cache import Judged, Key, RunCache
 from gradscope.dashboard.provided_runs import ListedRun, ProvidedRuns, Sample, sample_of
-from gradscope.decoding import PLUGIN_NAME
+from gradscope.events.decoding import PLUGIN_NAME
 from gradscope.records import Metric
 
 

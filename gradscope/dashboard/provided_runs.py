@@ -12,8 +12,8 @@ from tensorboard.data.provider import RunTagFilter
 
 from gradscope.cells import ingredients
 from gradscope.dashboard.content import in_order_shown
-from gradscope.decoding import GLOBALS_TAG, LAYERS_TAG, PLUGIN_NAME, VERDICTS_TAG, Content, Decoder
-from gradscope.event_files import natural
+from gradscope.events.decoding import GLOBALS_TAG, LAYERS_TAG, PLUGIN_NAME, VERDICTS_TAG, Content, Decoder
+from gradscope.events.event_files import natural
 from gradscope.records import Metric, Run, Severity
 from gradscope.selection import with_records
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradscope import stats
+from gradscope.model.sharding import PARTIAL
 from gradscope.probes.probe import (
     NONFINITE,
     Measured,
@@ -32,7 +33,6 @@ from gradscope.records import (
     Metric,
     NonFinite,
 )
-from gradscope.sharding import PARTIAL
 from gradscope.thresholds import Thresholds
 
 GRAD_NORM = Metric("grad_norm", "gradient norm", "L2 norm")

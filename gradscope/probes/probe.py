@@ -9,9 +9,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from gradscope.activations import Activation
+from gradscope.model.sharding import Parts, lies_like, local
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
-from gradscope.sharding import Parts, lies_like, local
 from gradscope.thresholds import Thresholds
 
 NONFINITE = Metric("nonfinite", "non-finite values", "flags")

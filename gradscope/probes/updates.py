@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradscope import stats
+from gradscope.model.sharding import local
 from gradscope.probes.probe import (
     NONFINITE,
     Measured,
@@ -23,7 +24,6 @@ from gradscope.probes.probe import (
 )
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
-from gradscope.sharding import local
 from gradscope.thresholds import Thresholds
 
 WEIGHT_NORM = Metric("weight_norm", "weight norm", "L2 norm")

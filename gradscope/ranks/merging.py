@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradscope.layers import LayerTable
+from gradscope.model.layers import LayerTable
+from gradscope.model.sharding import GRADIENTS
 from gradscope.probes.probe import Measured, Merging, Probe
 from gradscope.ranks.group import Group
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.ranks.outliers import Outliers
 from gradscope.ranks.words import Facts, Inventory, Seen, Word, together
 from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, RankOutlier
-from gradscope.sharding import GRADIENTS
 
 HEAD = 4
 """Numbers before those of the probes: ranks with news, ranks where something failed, the sum of losses, how many."""

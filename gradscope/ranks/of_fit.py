@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradscope.messages import say
+from gradscope.lightning.messages import say
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import RankMerge
 from gradscope.ranks.words import Facts
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
 
-    from gradscope.actions import Ranks
+    from gradscope.lightning.actions import Ranks
 
 OTHERS = "other ranks"
 

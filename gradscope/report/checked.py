@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from gradscope.baseline import Judged, Known, verdict
+from gradscope.check.baseline import Judged, Known, verdict
 from gradscope.records import Finding, Severity
 from gradscope.report.page import STYLES, Page
 from gradscope.wording import counted

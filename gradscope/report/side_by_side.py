@@ -11,9 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from gradscope.comparison import Comparison
-from gradscope.experiments import Experiment, settings_that_differ
-from gradscope.key_numbers import KeyNumbers
+from gradscope.compare.comparison import Comparison
+from gradscope.compare.experiments import Experiment, settings_that_differ
+from gradscope.compare.key_numbers import KeyNumbers
 from gradscope.records import Severity
 from gradscope.report.columns import percent, scientific
 from gradscope.report.page import SHORTEST_NAME, STYLES, Page

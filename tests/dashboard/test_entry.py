@@ -15,7 +15,7 @@ from werkzeug.test import Client
 
 from gradscope.dashboard.entry import GradScopeLoader
 from gradscope.dashboard.plugin import GradScopePlugin
-from gradscope.decoding import PLUGIN_NAME
+from gradscope.events.decoding import PLUGIN_NAME
 from tests.dashboard.served import Tab
 
 

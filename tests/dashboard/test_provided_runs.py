@@ -13,7 +13,7 @@ from tensorboard.data.provider import RunTagFilter, TensorDatum, TensorTimeSerie
 
 from gradscope.dashboard.content import METRIC_ORDER
 from gradscope.dashboard.provided_runs import ProvidedRuns, sample_of
-from gradscope.events import load
+from gradscope.events.reading import load
 from gradscope.records import Layer
 from gradscope.report.columns import KNOWN
 from tests.dashboard.served import LAYERS, Log, Tab, floats, record

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
 from gradscope import GradScope, load
-from gradscope.decoding import FORMAT_VERSION
+from gradscope.events.decoding import FORMAT_VERSION
 from tests.models import Batch, Batches, Classifier, trainer
 
 FOLDER = Path(__file__).parent

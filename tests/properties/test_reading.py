@@ -21,11 +21,11 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gradscope import diagnose
-from gradscope.encoding import Encoder
-from gradscope.events import LogReader, load
-from gradscope.frames import Frames
+from gradscope.events.encoding import Encoder
+from gradscope.events.frames import Frames
+from gradscope.events.reading import LogReader, load
+from gradscope.events.status import DamagedStatusError, fields_of, status_of
 from gradscope.records import GLOBALS, InitialWeights, Layer, Metric, Record, Run
-from gradscope.status import DamagedStatusError, fields_of, status_of
 from gradscope.thresholds import Thresholds
 from tests.event_logs import COLUMNS, assert_same, event, floats, frame_ends, write_frames
 

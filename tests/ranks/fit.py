@@ -23,7 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from gradscope import GradScope
-from gradscope.cadence import Cadence
+from gradscope.lightning.cadence import Cadence
 from gradscope.probes.liveness import LivenessProbe
 from gradscope.ranks import group
 from gradscope.recorder import Recorder

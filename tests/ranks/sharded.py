@@ -32,7 +32,7 @@ from torch.distributed.tensor.parallel import (
 from torch.optim import Optimizer
 
 from gradscope import GradScope
-from gradscope.sharding import local
+from gradscope.model.sharding import local
 from tests.models import Batch, trainer
 from tests.ranks.fit import Shards, outcome
 

@@ -24,14 +24,14 @@ from gradscope import Thresholds
 from gradscope.activations import ACTIVATIONS
 from gradscope.every_step import StepWatch
 from gradscope.flight import FlightRecorder
+from gradscope.model.scaling import LossScale
+from gradscope.model.sharding import parts_of
 from gradscope.probes.gradients import GradientProbe
 from gradscope.probes.liveness import LivenessProbe
 from gradscope.probes.probe import Measured, Parameters, Probe, Step
 from gradscope.probes.updates import UpdateProbe
 from gradscope.ranks.layout import Layout
 from gradscope.recorder import Recorder
-from gradscope.scaling import LossScale
-from gradscope.sharding import parts_of
 from tests.models import mlp
 
 

@@ -10,14 +10,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from gradscope.baseline import Known, judged
-from gradscope.comparison import Comparison, Parting, compare
-from gradscope.experiments import Experiment
-from gradscope.hparams import Hparams
+from gradscope.check.baseline import Known, judged
+from gradscope.compare.comparison import Comparison, Parting, compare
+from gradscope.compare.experiments import Experiment
+from gradscope.compare.hparams import Hparams
+from gradscope.compare.scalars import Curve
 from gradscope.records import Finding, Layer, Severity
 from gradscope.report.checked import Checked
 from gradscope.report.side_by_side import SideBySide
-from gradscope.scalars import Curve
 from tests.hand_written_runs import empty_run, run_of, sick_findings, sick_run, sound_run
 from tests.report.test_report import HOSTILE, Ascii
 

@@ -1,0 +1,1 @@
+"""Whether runs are sound, for programs that ask."""

@@ -1,0 +1,1 @@
+"""What is on disk: TensorBoard's event files, written and read."""

@@ -1,0 +1,1 @@
+"""The callback, and all that knows of Lightning."""

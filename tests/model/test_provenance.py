@@ -1,0 +1,251 @@
+"""Where a NaN was born: the module, forward or backward, and the very step, recorded or not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import checkpoint
+
+from gradscope import GradScope, Origin
+from gradscope.model.layers import LayerTable
+from gradscope.model.provenance import OutputWatch, first_bad, operation, tensors_in
+from tests.models import Batch, Batches, Classifier, mlp, trainer
+
+BIRTH = 23
+"""A step that is neither among the first nor due."""
+
+
+class Function(nn.Module):
+    """A module without parameters that computes `function`."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class SqrtAtZero(nn.Module):
+    """Finite forward, infinite slope: of every fourth number, once an outlier comes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.detach().abs().amax() > 1e3, x * 0, x.abs()).sqrt()
+
+
+def outlier(at: int, factor: float = 1e6, number: int = 40) -> Batches:
+    batches = Batches(number=number)
+    x, y = batches.batches[at]
+    batches.batches[at] = (x * factor, y)
+    return batches
+
+
+def born(net: nn.Module, batches: Batches, **options: Any) -> tuple[Origin | None, GradScope]:
+    scope = GradScope(summary=False)
+    trainer(scope, **options).fit(Classifier(net, lr=1e-3), batches)
+    return scope.run.origin, scope
+
+
+def overflow(x: Tensor) -> Tensor:
+    return x + torch.log(torch.where(x.detach().abs().amax() > 1e3, x.abs() * 0, x.abs() * 0 + 1))
+
+
+@pytest.mark.parametrize("step", [0, 4, 20, BIRTH])
+def test_forward_is_found_in_the_step_itself(step: int) -> None:
+    net = nn.Sequential(nn.Linear(20, 16), nn.Tanhshrink(), Function(overflow), nn.Linear(16, 4))
+    origin, scope = born(net, outlier(step))
+    assert origin is not None
+    assert (origin.step, origin.module, origin.direction) == (step, "net.2", "forward")
+    (finding,) = [f for f in scope.findings if f.code == "non_finite"]
+    assert finding.layers == ("net.2",)
+    assert finding.first_step == step
+    assert f"born at step {step} in the forward of net.2" in finding.message
+
+
+def test_an_operation_between_modules_is_named_after_the_module_around_it() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(20, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.leave(overflow(self.enter(x))))
+
+    origin, _ = born(nn.Sequential(Block()), outlier(BIRTH))
+    assert origin is not None
+    assert (origin.step, origin.module, origin.direction, origin.operation) == (BIRTH, "net.0", "forward", "log")
+
+
+def test_what_has_no_gradient_is_found_by_what_it_feeds() -> None:
+    class Energy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy, self.body = Function(lambda x: x.square().sum(1, keepdim=True).exp()), mlp(widths=(21, 16, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.body(torch.cat([x, self.energy(x) * 0], 1)))
+
+    origin, _ = born(Energy(), outlier(BIRTH, 30.0))
+    assert origin == Origin(BIRTH, "net.energy", "forward")
+
+
+def test_a_batch_that_holds_it_is_to_blame_itself() -> None:
+    origin, scope = born(mlp(), outlier(BIRTH, np.nan))
+    assert origin == Origin(BIRTH, "", "batch")
+    assert "in the batch itself" in next(f.message for f in scope.findings if f.code == "non_finite")
+
+
+def test_a_weight_that_holds_it_is_to_blame_itself() -> None:
+    class Spoilt(Classifier):
+        def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+            if batch_idx == BIRTH:
+                with torch.no_grad():
+                    self.net.get_parameter("2.weight")[0, 0] = np.inf
+
+    scope = GradScope(summary=False)
+    trainer(scope).fit(Spoilt(mlp(), lr=1e-3), Batches(number=40))
+    assert scope.run.origin == Origin(BIRTH, "net.2", "weight")
+
+
+def test_backward_is_found_in_the_step_itself() -> None:
+    net = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 16), SqrtAtZero(), nn.Linear(16, 4))
+    origin, scope = born(net, outlier(BIRTH, 1e9))
+    assert origin is None, "the outlier does not pass the tanh"
+    net = nn.Sequential(nn.Linear(20, 16), nn.Linear(16, 16), SqrtAtZero(), nn.Linear(16, 4))
+    origin, scope = born(net, outlier(BIRTH, 1e9))
+    assert origin == Origin(BIRTH, "net.2", "backward")
+    assert "born at step 23 in the backward of net.2" in next(f.message for f in scope.findings)
+
+
+def test_a_sound_run_has_no_origin() -> None:
+    assert born(mlp(), Batches(number=40))[0] is None
+
+
+def test_checkpointed_code_is_not_run_again_to_look_at_it() -> None:
+    runs: list[int] = []
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(20, 16), Function(self.counted), nn.Linear(16, 4))
+
+        def counted(self, x: Tensor) -> Tensor:
+            runs.append(1)
+            return overflow(x)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(checkpoint(self.inner, x, use_reentrant=False))
+
+    origin, _ = born(Checkpointed(), outlier(BIRTH))
+    assert origin is not None
+    assert (origin.step, origin.direction) == (BIRTH, "forward")
+    assert len(runs) == 2 * 40
+
+
+def test_training_is_bitwise_the_same_through_a_nan() -> None:
+    weights = []
+    for callbacks in ([GradScope(summary=False)], []):
+        torch.manual_seed(3)
+        model = Classifier(nn.Sequential(nn.Linear(20, 16), Function(overflow), nn.Dropout(0.5), nn.Linear(16, 4)))
+        trainer(*callbacks).fit(model, outlier(BIRTH))
+        weights.append(model.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_graph_tells_the_first_bad_operation() -> None:
+    x = torch.tensor([1.0, 0.0, 2.0], requires_grad=True)
+    suspect = first_bad((x.softmax(0) * (x * 2).log()).exp().sum())
+    assert suspect is not None
+    assert operation(suspect.node) == "log"
+    assert first_bad(torch.tensor(1.0)) is None
+
+
+def test_the_output_watch_names_modules_in_order() -> None:
+    net = mlp()
+    watch = OutputWatch(LayerTable(net, lambda name: True))
+    packed = pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
+    watch.see(net[0], {"a": (torch.ones(3), [{"b": torch.tensor([1.0, np.nan])}]), "c": 7})
+    watch.see(net[1], packed)
+    names, marks = watch.finish()
+    assert names == ["0", "0", "1"]
+    assert [mark.item() for mark in marks] == pytest.approx([0, np.nan, 0], nan_ok=True)
+    assert list(tensors_in(None)) == []
+
+
+def test_a_mask_that_does_no_harm_is_no_origin() -> None:
+    class Mask(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = x[:, :16].view(-1, 4, 4)
+            masked = scores.masked_fill(torch.eye(4).bool(), torch.finfo(x.dtype).min)
+            return torch.cat([masked.softmax(-1).flatten(1), x], 1)
+
+    class Alarming(Classifier):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            return loss * (100 if batch_idx == 7 else 1)
+
+    scope = GradScope(summary=False)
+    trainer(scope).fit(
+        Alarming(nn.Sequential(nn.Linear(20, 20), Mask(), nn.Linear(36, 4)), lr=1e-6), Batches(number=14)
+    )
+    assert 8 in scope.run.steps, "the alarm had a step watched in full"
+    assert scope.run.origin is None
+    assert not [f for f in scope.findings if f.code == "non_finite"]
+
+
+def test_an_output_on_another_device_switches_nothing_off() -> None:
+    class Meta(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().to("meta")
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.meta, self.body = Meta(), mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.meta(x)
+            return torch.as_tensor(self.body(x))
+
+    origin, scope = born(Odd(), outlier(7, np.nan))
+    assert origin == Origin(7, "", "batch")
+    assert "GradScope" not in scope.run.coverage.unseen
+
+
+def test_hooks_on_what_is_saved_are_not_run_to_look_at_it() -> None:
+    unpacked: list[int] = []
+
+    def unpack(packed: Tensor) -> Tensor:
+        unpacked.append(1)
+        return packed
+
+    class Saves(Classifier):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+                scale = self.net.get_parameter("0.weight").sum().exp()
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            return (loss * scale * 0 - 1).log() if batch_idx == 5 else loss * scale
+
+    counts = []
+    for callbacks in ([GradScope(summary=False)], []):
+        torch.manual_seed(3)
+        unpacked.clear()
+        trainer(*callbacks).fit(Saves(mlp(), lr=1e-4), Batches(number=8))
+        counts.append(len(unpacked))
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_large_graph_is_searched_in_linear_time() -> None:
+    x = torch.ones(2, 16, requires_grad=True) * 1
+    x = x + float("nan")
+    for _ in range(200):
+        x = torch.cat([x[:, 8:], x[:, :8]], 1)
+    suspect = first_bad(x.log().sum())
+    assert suspect is not None
+    assert operation(suspect.node) == "add"
