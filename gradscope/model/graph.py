@@ -100,7 +100,8 @@ class Graph:
     def weight_layer(self, node: Any) -> tuple[str, Tensor] | None:
         """Return the name and the weight of the Linear or convolution that `node` is: None where it is neither.
 
-        A transposed convolution is none, because how many inputs a unit of it has depends on where it lies.
+        A transposed convolution is none, because how many inputs a unit of it has depends on where it lies, and of a
+        layer without a single weight there is nothing to say.
         """
         if self.operations[node] not in _PRODUCTS:
             return None
@@ -110,7 +111,7 @@ class Graph:
             if weight is None or row < 0 or is_sharded(weight) or type(weight.detach()) is not Tensor:
                 continue  # it is not all here
             module = self._table.modules[row]
-            if is_weight_layer(module) and module.weight is weight:
+            if is_weight_layer(module) and module.weight is weight and weight.numel():
                 return self._table.rows[row].name, weight.detach()
         return None
 

@@ -147,6 +147,18 @@ def test_a_residual_sum_and_a_transposed_convolution_before_selu_are_not_judged(
     assert facts_of(grown).selu_weights == ()
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_of_a_layer_without_units_nothing_is_said() -> None:
+    for net in (
+        nn.Sequential(nn.Linear(20, 0), nn.SELU(), nn.Linear(0, 4)),
+        nn.Sequential(nn.Linear(20, 0), nn.Linear(0, 8), nn.SELU(), nn.Linear(8, 4)),
+        nn.Sequential(nn.Linear(20, 0), nn.Sigmoid(), nn.Linear(0, 8), nn.Sigmoid(), nn.Linear(8, 4)),
+    ):
+        scope = fitted(net, steps=3)
+        assert scope.run.setup.selu_weights == ()
+        assert "preflight" not in scope.run.coverage.unseen
+
+
 def test_plain_dropout_behind_selu() -> None:
     torch.manual_seed(1)
     finding = only(fitted(selu_net(lambda: nn.Dropout(0.5))), "selu_misconfigured")
