@@ -225,6 +225,7 @@ class GradScope(Resumable):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Attach where a step begins that is due."""
+        self._clock.start(self._fit.own_seconds)
         if self._first_step is None:
             self._begin(trainer)  # shielded by itself: whatever fails there, the other ranks count on what follows
         self._review(trainer)
@@ -234,7 +235,6 @@ class GradScope(Resumable):
         if self._fit.recorder is None:
             return
         self._batch = batch
-        self._clock.start(self._fit.own_seconds)
         if self._recording:
             self._fit.recorder.begin_batch()
         elif not self._off and self._cadence.due(logged_step(trainer)):
