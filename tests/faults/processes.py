@@ -35,7 +35,6 @@ def started(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 def _quietly(target: Callable[..., None], *arguments: Any) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what measures coverage sets a handler, and Lightning then sets none
     logging.getLogger("pytorch_lightning").setLevel(logging.CRITICAL)
     logging.getLogger("pytorch_lightning.utilities").setLevel(logging.CRITICAL)
     target(*arguments)
