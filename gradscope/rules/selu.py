@@ -37,12 +37,13 @@ def selu_drift(run: Run) -> Iterator[Finding]:
         return
     initial = measured & (run.steps < run.thresholds.selu_initial_steps)[:, None]
     ill = initial & _outside(run, mean, variance, WELL_OUTSIDE)
+    started_outside = bool(ill[:, layers[0]].any())
     if 2 * ill.sum() >= initial.sum() > 0:
         yield _finding(run, outside, layers, Severity.WARNING, FROM_THE_START)
     elif _signal_suffers(run):
-        yield _finding(run, outside, layers, Severity.WARNING, LATER_AND_ILL)
+        yield _finding(run, outside, layers, Severity.WARNING, FROM_THE_START if started_outside else LATER_AND_ILL)
     else:
-        yield _finding(run, outside, layers, Severity.INFO, LATER)
+        yield _finding(run, outside, layers, Severity.INFO, ALONE if started_outside else LATER)
 
 
 class _Phase(NamedTuple):
@@ -66,6 +67,12 @@ LATER_AND_ILL = _Phase(
 LATER = _Phase(
     ". It started near them and left while training, which SELU nets do that learn well.",
     "Nothing to change while the loss goes down; else a lower learning rate keeps the weights in their range.",
+)
+
+
+ALONE = _Phase(
+    ", from the start, which the draw of its weights may do to a single layer: most others started near them.",
+    LATER.hint,
 )
 
 

@@ -441,6 +441,20 @@ def test_selu_on_the_bounds_is_inside() -> None:
         assert diagnose(activation_run("self_normalizing", "SELU", metrics)) == ()
 
 
+def test_a_single_selu_that_starts_outside_is_not_said_to_have_left() -> None:
+    variance = np.ones((40, 3), dtype=np.float32)
+    variance[:, 1] = 2.5
+    finding = only(activation_run("self_normalizing", "SELU", {"act_mean": 0.0, "act_var": variance}))
+    assert (finding.code, finding.severity, finding.layers) == ("selu_drift", Severity.INFO, ("act1",))
+    assert "variance 2.50 at step 0, outside the stated bounds" in finding.message
+    assert "from the start, which the draw of its weights may do to a single layer" in finding.message
+    variance[0, 1] = 1.6  # just outside, as correct weights may be
+    assert (
+        "It started near them and left"
+        in only(activation_run("self_normalizing", "SELU", {"act_mean": 0.0, "act_var": variance})).message
+    )
+
+
 @pytest.mark.parametrize("kind", ["smooth", "rectifier", "saturating"])
 def test_only_selu_promises_to_keep_its_moments(kind: str) -> None:
     assert diagnose(activation_run(kind, "Other", {"act_mean": 3.0, "act_var": 20.0})) == ()
