@@ -13,7 +13,7 @@ PACKAGE = Path(gradscope.__file__).parent
 HEAVY = {"torch", "pytorch_lightning", "lightning", "rich", "tensorboard", "PIL", "pandas", "pyarrow"}
 ROOMS = {
     "torch": {
-        *("stats", "probes", "recorder", "transfer", "every_step", "flight", "model", "ranks"),
+        *("stats", "probes", "recorder", "transfer", "every_step", "flight", "preflight", "model", "ranks"),
         *("lightning.fit", "lightning.resume"),
     },
     "torch pytorch_lightning tensorboard rich": {

@@ -16,7 +16,6 @@ from gradscope.lightning import options
 from gradscope.lightning.actions import Action, Actions, Ending, GradScopeError
 from gradscope.lightning.cadence import Cadence, StepClock
 from gradscope.lightning.fit import Fit
-from gradscope.lightning.messages import say
 from gradscope.lightning.monitored import Monitored
 from gradscope.lightning.resumable import Resumable
 from gradscope.lightning.resume import Memory
@@ -31,10 +30,11 @@ from gradscope.lightning.trainers import (
     save_stopped,
     sinks_of,
 )
+from gradscope.messages import say
 from gradscope.model.forward import FUNCTIONS
-from gradscope.model.preflight import Preflight
 from gradscope.model.scaling import LossScale
 from gradscope.patterns import NamePatterns
+from gradscope.preflight import Preflight
 from gradscope.recorder import Recorder
 from gradscope.records import Finding, Record, Run, Severity
 from gradscope.rules import diagnose

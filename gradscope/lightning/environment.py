@@ -34,7 +34,7 @@ def callbacks() -> list[Any]:
 
         return [AttachedGradScope(**as_arguments(os.environ.get(OPTIONS) or "{}"))]
     except Exception as error:  # it must not end a training that would do without it
-        from gradscope.lightning.messages import say
+        from gradscope.messages import say
         from gradscope.wording import one_line
 
         say(one_line(f"is off, as the environment asks for what cannot be: {error}"))

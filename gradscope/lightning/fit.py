@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.history import History
-from gradscope.lightning.messages import say
 from gradscope.lightning.resume import Memory, Units, records_of, restricted
-from gradscope.model.preflight import Preflight
+from gradscope.messages import say
+from gradscope.preflight import Preflight
 from gradscope.ranks.of_fit import RanksOfFit
 from gradscope.ranks.words import Facts
 from gradscope.recorder import Recorder

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradscope.lightning.messages import say
 from gradscope.lightning.packages import Callback
 from gradscope.lightning.resume import Memory, UnreadableStateError, memory_of, state_of
+from gradscope.messages import say
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl  # of either package

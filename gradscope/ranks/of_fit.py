@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradscope.lightning.messages import say
+from gradscope.messages import say
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import RankMerge
 from gradscope.ranks.words import Facts

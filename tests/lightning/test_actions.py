@@ -26,8 +26,8 @@ from tqdm import tqdm
 import gradscope
 from gradscope import Finding, GradScope, GradScopeError, Severity, Stop
 from gradscope.lightning.actions import DEFAULT_ACTIONS, Action, Actions, Ending, announcement
-from gradscope.lightning.messages import say
 from gradscope.lightning.options import on_finding
+from gradscope.messages import say
 from tests.models import Batches, Classifier, mlp, trainer
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from gradscope import Finding, GradScope, Severity
 from gradscope.model.graph import Graph
 from gradscope.model.layers import LayerTable
-from gradscope.model.preflight import Preflight, _Facts
 from gradscope.model.provenance import Trace
+from gradscope.preflight import Preflight, _Facts
 from gradscope.records import OutputActivation, Setup
 from gradscope.rules.setup import selu_misconfigured
 from tests.hand_written_runs import run_of
