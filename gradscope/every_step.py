@@ -132,9 +132,9 @@ class StepWatch:
         suspect = provenance.first_bad(loss)
         if suspect is None:
             return Origin(position, "", "forward")
-        for parameter in provenance.parameters_of(suspect.node):
-            if provenance.is_bad(parameter.detach()):
-                return Origin(position, self._owner(parameter), "weight")
+        parameter = provenance.bad_parameter(suspect.node)
+        if parameter is not None:
+            return Origin(position, self._owner(parameter), "weight")
         module = self._module_of(suspect, loss)
         return Origin(position, module, "forward", "" if suspect.before else provenance.operation(suspect.node))
 

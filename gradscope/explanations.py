@@ -176,7 +176,7 @@ _ALL = (
         measured=(
             "Mean and variance of the outputs of each SELU, over a batch. A warning if before the first update most of "
             "the SELU layers are well outside, or if they leave later and the error signal vanishes or explodes over "
-            "depth, too. A remark if they leave later and it does not."
+            "depth, too. A remark if they leave later and it does not, or if it is but a few that start outside."
         ),
         thresholds=(
             "selu_mean",
@@ -310,7 +310,7 @@ _ALL = (
             ),
             "Lower the learning rate, or clip: Trainer(gradient_clip_val=1.0).",
             "Use bf16 in place of fp16: it has the range of fp32.",
-            "Look for NaN in the data.",
+            "Look for NaN in the data, and in the weights that the training starts with.",
             "To find the operation, Trainer(detect_anomaly=True).",
         ),
         sources=(MICIKEVICIUS, PASCANU),

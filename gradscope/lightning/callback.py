@@ -70,14 +70,17 @@ def _shielded(hook: Hook[P]) -> Hook[P]:
             if hook.__name__ == "on_fit_start":
                 say(BUSY)
             return
-        start = time.perf_counter()
+        is_outermost, self._is_inside, start = not self._is_inside, True, time.perf_counter()
         try:
             hook(self, trainer, *args, **kwargs)
         except GradScopeError:
             raise  # the one thing that may end the training, for the user asked for it
         except Exception as error:
             self._switch_off(f"{hook.__name__} failed with {type(error).__name__}: {error}")
-        self._fit.seconds += time.perf_counter() - start
+        finally:
+            if is_outermost:  # whose time is that of all within it
+                self._is_inside = False
+                self._fit.seconds += time.perf_counter() - start
 
     return shielded
 
@@ -152,6 +155,7 @@ class GradScope(Resumable):
         self.layers = NamePatterns(options.patterns(layers))
         self.summary = options.summary(summary)
         self._parts = options.log_parts(log)  # Lightning overwrites `log` of every callback
+        self._is_inside = False
         super().__init__()
         self._start_over()
 
@@ -467,7 +471,8 @@ class GradScope(Resumable):
             self._sinks.tell(lambda sink: sink.flush())
         cadence, known = self._cadence.state(), self._actions.known()
         units, window = self._fit.units(), self._fit.window()
-        self._fit.seconds += time.perf_counter() - start
+        if not self._is_inside:  # as where GradScope itself asks for a checkpoint
+            self._fit.seconds += time.perf_counter() - start
         if not self._fit.history.added:
             return None
         return Memory(self.run, cadence, known, units, window, self._fit.logs)

@@ -38,6 +38,8 @@ class Fit:
         """What does not work any more, and why."""
         self.seconds = 0.0
         """Host time spent in GradScope, but for what the recorder counts itself: see `own_seconds`."""
+        self._seconds_before = 0.0
+        """The same of the fit that this one goes on from, which no step of this one took."""
         self.logs: tuple[str, ...] = ()
         """Where the records are written to."""
         self._thresholds = thresholds
@@ -147,7 +149,7 @@ class Fit:
             self.columns,
             thresholds=self._thresholds,
             coverage=self._coverage(unseen),
-            overhead=Overhead(self.history.added, self.own_seconds, lasted, interval),
+            overhead=Overhead(self.history.added, self._seconds_before + self.own_seconds, lasted, interval),
             ledger=self._counted(),
             setup=self._setup_now(),
             origin=self._first_origin(),
@@ -210,7 +212,7 @@ class Fit:
         run = restricted(memory.run, recorder.table.may_have, self.columns)
         self.history.restore(records_of(run), run.overhead.records)
         self._ledger, self._origin, self._flights = run.ledger, run.origin, dict(run.flights)
-        self.seconds += run.overhead.gradscope_seconds
+        self._seconds_before = run.overhead.gradscope_seconds
         self._started -= run.overhead.fit_seconds
         self.logs, self._covered = memory.logs, run.coverage
         recorder.remember(memory.units)

@@ -187,6 +187,24 @@ def parameters_of(node: Any) -> list[Tensor]:
     return leaves
 
 
+def bad_parameter(node: Any) -> Tensor | None:
+    """Return a parameter with a NaN or an infinity that went into the bad result of `node`: None where there is none.
+
+    `node` may have read it itself, or operations before it of whose results nothing is known: of a first layer, whose
+    inputs need no gradient, autograd saves no weight, and a bias nowhere.
+    """
+    saved, waiting, seen = _Saved(), [node], {node}
+    while waiting:
+        reader = waiting.pop(0)
+        for parameter in parameters_of(reader):
+            if is_bad(parameter.detach()):
+                return parameter
+        before = {n for n, _ in reader.next_functions if n is not None and n not in seen and number_of(n) != _LEAF}
+        seen |= before
+        waiting += [n for n in before if not saved.result_is_good(n)]
+    return None
+
+
 def nearest_parameter(node: Any) -> Tensor | None:
     """Return a parameter that the operation closest before `node` reads: what `node` computes comes after it."""
     readers = [n for n in nodes_of(node) if parameters_of(n)]

@@ -25,8 +25,9 @@ def selu_drift(run: Run) -> Iterator[Finding]:
     `Thresholds.selu_mean`, `Thresholds.selu_variance`); named are the layers outside in at least half of the
     records, the first in depth first. By the theorem a net of correct weights pulls them inside layer by layer, so that
     one which does not meet its conditions shows most of its SELU layers well outside before the first update: a
-    warning. A net that starts inside and leaves later is information alone, for many do so within a few steps of Adam
-    and learn well; unless the error signal vanishes or explodes, too (`gradscope.rules.signal`): then it is a warning.
+    warning. Fewer of them may be the draw of the weights, which is information alone. So is a net that starts inside
+    and leaves later, for many do so within a few steps of Adam and learn well; unless the error signal vanishes or
+    explodes, too (`gradscope.rules.signal`): then it is a warning.
     """
     mean, variance = run.metric("act_mean"), run.metric("act_var")
     measured = ~np.isnan(mean)

@@ -7,6 +7,7 @@ import io
 import logging
 import pickle
 import random
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -385,6 +386,12 @@ def test_a_logger_that_fails_is_left_alone(tmp_path: Path, caplog: pytest.LogCap
     scope = fitted(Classifier(mlp()), GradScope(every_n_steps=1, summary=False), logger=loggers)
     assert sum("no longer writes to Broken" in r.getMessage() for r in caplog.records) == 1
     assert len(gradscope.load(tmp_path / "b")["."].steps) == len(scope.run.steps) == 6
+
+
+def test_what_takes_a_second_at_the_end_costs_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradscope.lightning.callback.flush", lambda trainer: time.sleep(1))
+    scope = fitted(Classifier(mlp()), GradScope(summary=False))
+    assert 1 < scope.run.overhead.gradscope_seconds < 2
 
 
 # ------------------------------------------------------------------ where it logs

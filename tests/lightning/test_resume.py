@@ -818,6 +818,19 @@ def test_an_interval_that_is_asked_for_now_counts() -> None:
     assert budget.interval == 77
 
 
+def test_no_step_of_a_resumed_fit_is_charged_with_the_time_before(
+    state: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[bool, float, float]] = []
+    monkeypatch.setattr(Cadence, "took", lambda self, *what: told.append(what))
+    hour = copy.deepcopy(state)
+    hour["status"]["overhead"] |= {"gradscope_seconds": 3600.0, "fit_seconds": 7200.0}
+    scope = resumed_with(hour, tmp_path)
+    assert len(told) == 5
+    assert sum(own for _, _, own in told) < 600
+    assert 3600 < scope.run.overhead.gradscope_seconds < 4200, "the run is charged with it"
+
+
 def test_a_new_budget_in_the_middle_waits_for_something_to_plan_by() -> None:
     cadence = Cadence(budget=0.02)
     cadence.begin(10_000)

@@ -99,16 +99,17 @@ def test_a_batch_that_holds_it_is_to_blame_itself() -> None:
     assert "in the batch itself" in next(f.message for f in scope.findings if f.code == "non_finite")
 
 
-def test_a_weight_that_holds_it_is_to_blame_itself() -> None:
+@pytest.mark.parametrize("name", ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"])
+def test_a_weight_that_holds_it_is_to_blame_itself(name: str) -> None:
     class Spoilt(Classifier):
         def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
             if batch_idx == BIRTH:
                 with torch.no_grad():
-                    self.net.get_parameter("2.weight")[0, 0] = np.inf
+                    self.net.get_parameter(name).view(-1)[0] = torch.nan
 
     scope = GradScope(summary=False)
     trainer(scope).fit(Spoilt(mlp(), lr=1e-3), Batches(number=40))
-    assert scope.run.origin == Origin(BIRTH, "net.2", "weight")
+    assert scope.run.origin == Origin(BIRTH, f"net.{name[0]}", "weight")
 
 
 def test_backward_is_found_in_the_step_itself() -> None:
