@@ -151,17 +151,17 @@ class StepClock:
         self.recorded = False
         """Whether the step under way is recorded."""
         self._began: float | None = None
-        self._ended = self._own_seconds = 0.0
+        self._own_seconds = 0.0
 
     def start(self, own_seconds: float) -> None:
         """A step begins, before which so many seconds in all were spent here."""
-        if self._began is not None and self._cadence.budget is not None:
-            self._cadence.took(self.recorded, self._ended - self._began, own_seconds - self._own_seconds)
         self._began, self._own_seconds = time.perf_counter(), own_seconds
 
-    def stop(self) -> None:
-        """The step is over."""
-        self._ended = time.perf_counter()
+    def stop(self, own_seconds: float) -> None:
+        """The step is over, and so many were spent by now: what a checkpoint takes after it is not the step's."""
+        if self._began is not None and self._cadence.budget is not None:
+            self._cadence.took(self.recorded, time.perf_counter() - self._began, own_seconds - self._own_seconds)
+        self._began = None
 
 
 ALARM_NORM = 10

@@ -206,8 +206,9 @@ class GradScope(Resumable):
     @_shielded
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the model; hooks come with the first step."""
-        self._detach()  # from a fit whose end nobody told of: another callback's `on_exception` may have raised
+        before = self._fit
         self._start_over()
+        before.detach()  # its end may be one that nobody told of: another callback's `on_exception` may have raised
         self._trainer = trainer
         if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]  # undeclared
             self._switch_off(SECOND)
@@ -290,7 +291,7 @@ class GradScope(Resumable):
         self._end_of_train_batch(trainer, outputs)
         self._answer(trainer)  # shielded by themselves: whatever failed there, the other ranks wait for an answer
         self._show(trainer)
-        self._clock.stop()
+        self._clock.stop(self._fit.own_seconds)
 
     @_shielded
     def _end_of_train_batch(self, trainer: pl.Trainer, outputs: Any) -> None:

@@ -87,7 +87,7 @@ def _born(origin: Origin, steps: list[int]) -> Finding:
 
 def _since(step: int) -> str:
     """How a weight that is bad before `step` came to be so."""
-    return "by an earlier step" if step else "which held it from the start"
+    return "by an earlier step" if step else "before the first step or in it"
 
 
 def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Finding:

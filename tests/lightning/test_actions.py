@@ -299,7 +299,7 @@ def test_no_rank_waits_where_no_finding_may_end_the_fit(monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["stop", "raise"])
 def test_two_processes_end_together(action: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.two_ranks", action, str(tmp_path)]
+    command = [sys.executable, "-m", "tests.lightning.two_ranks", action, str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
     first, second = ((tmp_path / f"{rank}.json").read_text() for rank in range(2))
     assert first == second

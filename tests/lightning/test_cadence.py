@@ -1,11 +1,14 @@
 """Which steps are recorded: by an interval, by a budget, and more of them while something is wrong."""
 
 import math
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from gradscope import GradScope, Record
@@ -111,7 +114,29 @@ def test_a_budget_chooses_the_interval_at_the_start_and_says_so(monkeypatch: pyt
     trainer(scope).fit(Classifier(mlp()), Batches(number=40))
     assert list(scope.run.steps) == [*range(11), 14, 21, 28, 35]
     assert scope.run.overhead.every_n_steps == scope.every_n_steps == 7
-    assert [recorded for recorded, *_ in told] == [step in scope.run.steps for step in range(39)]
+    assert [recorded for recorded, *_ in told] == [step in scope.run.steps for step in range(40)]
+    assert all(0 < own < seconds for _, seconds, own in told)
+
+
+def test_what_a_checkpoint_takes_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[tuple[bool, float, float]] = []
+    monkeypatch.setattr(Cadence, "took", lambda self, *what: told.append(what))
+    memory = GradScope._memory
+
+    def slow(self: GradScope) -> Any:
+        start = time.perf_counter()
+        while time.perf_counter() - start < 0.3:
+            pass
+        self._fit.seconds += time.perf_counter() - start
+        return memory(self)
+
+    monkeypatch.setattr(GradScope, "_memory", slow)
+    scope, saves = GradScope(budget=0.05, summary=False), ModelCheckpoint(tmp_path, every_n_train_steps=5)
+    fitter = trainer(scope, saves, enable_checkpointing=True)
+    fitter.fit(Classifier(mlp()), Batches(number=20))
+    assert list(tmp_path.iterdir()), "there are checkpoints"
+    assert scope.run.overhead.gradscope_seconds > 4 * 0.3
+    assert sum(own for *_, own in told) < 4 * 0.3
     assert all(0 < own < seconds for _, seconds, own in told)
 
 

@@ -352,7 +352,7 @@ def test_a_rank_on_which_gradscope_has_failed_asks_all_the_same(method: str, mon
 
 @pytest.mark.slow
 def test_two_processes_monitor_the_same(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.monitored_ranks", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.lightning.monitored_ranks", str(tmp_path)]
     root = Path(__file__).parents[2]
     subprocess.run(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))

@@ -485,7 +485,7 @@ def test_weights_that_were_never_numbers_are_not_blamed_on_a_step() -> None:
     for finding in (seen, born):
         assert (finding.layers, finding.first_step) == (("fc2",), 0)
         assert "in a weight" in finding.message
-        assert "which held it from the start. Usual cause: an initialisation" in finding.message
+        assert "before the first step or in it. Usual cause: an initialisation" in finding.message
         assert "its initialisation, or the checkpoint" in finding.hint
 
 

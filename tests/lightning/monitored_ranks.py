@@ -1,6 +1,6 @@
 """A fit on two processes of a CPU, to be run as a script: each rank writes down what it could monitor, and its end.
 
-``python -m tests.monitored_ranks FOLDER``
+``python -m tests.lightning.monitored_ranks FOLDER``
 """
 
 import json

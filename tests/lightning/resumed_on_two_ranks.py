@@ -1,6 +1,6 @@
 """A fit on two processes of a CPU that is resumed, to be run as a script: each rank writes down what it recorded.
 
-``python -m tests.resumed_on_two_ranks FOLDER``
+``python -m tests.lightning.resumed_on_two_ranks FOLDER``
 """
 
 import json

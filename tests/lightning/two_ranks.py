@@ -1,6 +1,6 @@
 """A fit on two processes of a CPU, to be run as a script: each rank writes down how its fit ended.
 
-``python -m tests.two_ranks ACTION FOLDER``
+``python -m tests.lightning.two_ranks ACTION FOLDER``
 """
 
 import json
