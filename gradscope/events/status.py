@@ -120,7 +120,10 @@ def _moments(content: Mapping[str, Any]) -> InputMoments:
 
 
 def _stack(content: Mapping[str, Any]) -> SaturatingStack:
-    return SaturatingStack(_names(content["layers"]), float(content["gradient_gain"]))
+    layers = _names(content["layers"])
+    if not layers:
+        raise ValueError(content)
+    return SaturatingStack(layers, float(content["gradient_gain"]))
 
 
 def _output(content: Mapping[str, Any]) -> OutputActivation:

@@ -1,9 +1,13 @@
 """What a decoder makes of values that no file of ours holds; what files hold is tested with their reader."""
 
+import json
+
 import numpy as np
 
+from gradscope import diagnose
 from gradscope.events.decoding import Decoder
-from gradscope.records import Floats, Layer
+from gradscope.events.status import status_of
+from gradscope.records import Floats, Layer, Run, Setup
 
 MATRIX = b'{"v":1,"kind":"matrix","metric":"grad_norm","title":"gradient norm","unit":"L2 norm","healthy":{}}'
 TABLE = [b"a", b"Linear", b"linear", b"b", b"ReLU", b"rectifier"]
@@ -53,6 +57,20 @@ def test_strings_for_numbers_and_numbers_for_strings_are_left_out() -> None:
         "gradscope/status: could not be read, so the thresholds are the defaults or those written before",
         "grad_norm: left out of 1 record from step 0 on, because the number of values is not that of the layers",
     )
+
+
+def test_a_status_that_no_run_can_have_is_left_out_and_the_run_can_be_judged() -> None:
+    for part in (
+        {"saturating_stack": {"layers": [], "gradient_gain": 1e-9}},
+        {"selu_weights": [{"layer": "a", "omega": 0.0, "tau": 1.0, "weights": 0, "units": 1}]},
+    ):
+        status = status_of(Run.from_records("run", [], [])) | {"setup": part}
+        decoder = described()
+        decoder.read(1, 2.0, [("gradscope/status", [json.dumps(status).encode()])])
+        run = decoder.run("run")
+        assert run.setup == Setup()
+        assert any(note.startswith("gradscope/status: could not be read") for note in run.notes)
+        assert diagnose(run) == ()
 
 
 def test_a_tag_described_anew_is_what_was_said_last() -> None:

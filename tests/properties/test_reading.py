@@ -25,7 +25,7 @@ from gradscope.events.encoding import Encoder
 from gradscope.events.frames import Frames
 from gradscope.events.reading import LogReader, load
 from gradscope.events.status import DamagedStatusError, fields_of, status_of
-from gradscope.records import GLOBALS, InitialWeights, Layer, Metric, Record, Run
+from gradscope.records import GLOBALS, InitialWeights, Layer, Metric, Record, Run, SaturatingStack
 from gradscope.thresholds import Thresholds
 from tests.event_logs import COLUMNS, assert_same, event, floats, frame_ends, write_frames
 
@@ -243,6 +243,7 @@ SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
 # What is empty has no initial weights.
 WEIGHTS = st.builds(InitialWeights, NAMES, SIMPLE[float], SIMPLE[float], st.integers(1, 2**53), st.integers(1, 2**53))
 SIMPLE[InitialWeights] = WEIGHTS
+SIMPLE[SaturatingStack] = st.builds(SaturatingStack, st.lists(NAMES, min_size=1, max_size=3).map(tuple), SIMPLE[float])
 
 
 def of_type(hint: Any) -> st.SearchStrategy[Any]:
