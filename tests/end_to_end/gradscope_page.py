@@ -29,8 +29,14 @@ _READ = """canvas => {
 }"""
 
 _SETTLE = """async () => {
-  const frame = () => new Promise(requestAnimationFrame);
-  do { await frame(); await frame(); } while (document.querySelector('main')?.getAttribute('aria-busy') !== 'false');
+  // Playwright has no limit for this, and a frame that nobody sees draws no frames.
+  const until = performance.now() + 60000;
+  const frame = () => new Promise(done => { requestAnimationFrame(done); setTimeout(done, 1000); });
+  do {
+    await frame();
+    await frame();
+    if (performance.now() > until) throw new Error('the page is busy for ever');
+  } while (document.querySelector('main')?.getAttribute('aria-busy') !== 'false');
 }"""
 
 
