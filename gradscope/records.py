@@ -378,11 +378,15 @@ class Run:
         metrics = {c.name: np.full((len(ordered), len(layers)), np.nan, dtype=np.float32) for c in columns}
         first = 0
         # By identity: records share a tuple while their layers are the same, and hashing it costs more than reading.
-        for _, alike in groupby(ordered, key=lambda r: (id(r.layers), tuple(r.metrics))):
+        known: dict[int, npt.NDArray[np.int64]] = {}
+        for (identity, names), alike in groupby(ordered, key=lambda r: (id(r.layers), tuple(r.metrics))):
             part = list(alike)
-            rows = np.array([row[layer.name] for layer in part[0].layers], dtype=np.int64)
-            for metric in part[0].metrics:
-                metrics[metric][first : first + len(part), rows] = np.array([r.metrics[metric] for r in part])
+            if identity not in known:
+                known[identity] = np.array([row[layer.name] for layer in part[0].layers], dtype=np.int64)
+            for metric in names:
+                metrics[metric][first : first + len(part), known[identity]] = np.array(
+                    [r.metrics[metric] for r in part]
+                )
             first += len(part)
         return cls(
             name=name,

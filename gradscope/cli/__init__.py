@@ -1,4 +1,4 @@
-"""The command line, ``gradscope COMMAND``: a file for each command. Nothing else in the package prints."""
+"""The command line, ``gradscope COMMAND``: a file for each, and what they share. Nothing else in the package prints."""
 
 import argparse
 import sys

@@ -199,8 +199,10 @@ def bad_parameter(node: Any) -> Tensor | None:
         for parameter in parameters_of(reader):
             if is_bad(parameter.detach()):
                 return parameter
-        before = {n for n, _ in reader.next_functions if n is not None and n not in seen and number_of(n) != _LEAF}
-        seen |= before
+        before = dict.fromkeys(
+            n for n, _ in reader.next_functions if n is not None and n not in seen and number_of(n) != _LEAF
+        )
+        seen |= before.keys()
         waiting += [n for n in before if not saved.result_is_good(n)]
     return None
 
