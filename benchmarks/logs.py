@@ -51,7 +51,7 @@ def mixed(size: int, layers: int, metrics: int) -> Iterable[Event]:
     number = size // IMAGE_BYTES
     for ours, step in zip(records(number, layers, metrics), range(number), strict=True):
         yield from scalars(10)
-        weights = histogram("weights", rng.standard_normal(1000), "auto")  # type: ignore[no-untyped-call]
+        weights = histogram("weights", rng.standard_normal(1000), "auto")  # type: ignore[no-untyped-call]  # untyped
         yield Event(step=step, wall_time=1e9 + step, summary=weights)
         picture = Summary.Image(height=1, width=1, colorspace=3, encoded_image_string=image)
         yield Event(step=step, wall_time=1e9, summary=Summary(value=[Summary.Value(tag="batch", image=picture)]))

@@ -44,7 +44,7 @@ class LightningGradNorm(Peer):
         results = trainer._results
         assert results is not None
         results.update(self._results)
-        trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = 1  # type: ignore[attr-defined]  # undeclared
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         pl_module.log_dict(grad_norm(pl_module, norm_type=2))
@@ -54,7 +54,7 @@ class LightningGradNorm(Peer):
         assert results is not None
         self._results = dict(results)
         results.clear()
-        trainer.log_every_n_steps = NEVER  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = NEVER  # type: ignore[attr-defined]  # undeclared
 
 
 class WandbWatch(Peer):

@@ -172,7 +172,7 @@ class Recorder:
         """Measure what a backward of manual optimization left, before the user clips it."""
         for optimizer in self._optimizers:
             step = self._step(optimizer, scaled=True)
-            self._tell_probes(lambda probe, step=step: probe.after_backward(step))  # type: ignore[misc]
+            self._tell_probes(lambda probe, step=step: probe.after_backward(step))  # type: ignore[misc]  # the default
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Measure gradients that are not clipped yet."""

@@ -40,7 +40,7 @@ def run(script: str, arguments: Sequence[str], as_module: bool) -> None:
 
 
 def _run_file(path: str) -> None:
-    full = os.path.abspath(path)  # noqa: PTH100
+    full = os.path.abspath(path)  # noqa: PTH100, which would resolve links
     try:
         with io.open_code(full) as file:
             source = file.read()

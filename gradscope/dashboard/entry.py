@@ -11,7 +11,7 @@ RECORDS_KEPT = 1000
 """Of each series; TensorBoard's own default is 100, or 10 with its Python reader. The last one is always kept."""
 
 
-class GradScopeLoader(base_plugin.TBLoader):  # type: ignore[misc]
+class GradScopeLoader(base_plugin.TBLoader):  # type: ignore[misc]  # untyped
     """Loads the tab, or leaves TensorBoard as it is."""
 
     def fix_flags(self, flags: Any) -> None:

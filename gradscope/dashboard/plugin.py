@@ -13,7 +13,7 @@ from gradscope.events.decoding import PLUGIN_NAME
 from gradscope.records import Metric
 
 
-class GradScopePlugin(base_plugin.TBPlugin):  # type: ignore[misc]
+class GradScopePlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # untyped
     """TensorBoard shows the tab where there is data with this plug-in's name."""
 
     plugin_name = PLUGIN_NAME

@@ -16,7 +16,7 @@ class AttachedGradScope(GradScope):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Look at the callbacks when all are there: some come with the model, or are added to the Trainer by hand."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # undeclared
         others = [callback for callback in callbacks if callback is not self]
         if any(isinstance(callback, GradScope) for callback in others):
             trainer.callbacks = others  # type: ignore[attr-defined]  # not in place: Lightning is on its way through it

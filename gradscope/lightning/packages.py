@@ -30,7 +30,7 @@ def _one_voice() -> Iterator[None]:
     kept = getattr(sys.modules.get(RANK_ZERO), "log", None)
     yield
     if begun and kept is not None:
-        sys.modules[RANK_ZERO].log = kept  # type: ignore[attr-defined]
+        sys.modules[RANK_ZERO].log = kept  # type: ignore[attr-defined]  # of any module
 
 
 # What is imported already does not tell whose Trainer will come: `from gradscope import GradScope` may be a script's

@@ -27,7 +27,7 @@ def gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, sc
     A user's may change gradients through `.data`, which autograd does not count.
     """
     hooks = ("on_before_optimizer_step", "configure_gradient_clipping", "clip_gradients", "optimizer_step")
-    callbacks = [c for c in trainer.callbacks if c is not scope]  # type: ignore[attr-defined]
+    callbacks = [c for c in trainer.callbacks if c is not scope]  # type: ignore[attr-defined]  # undeclared
     return (
         module.automatic_optimization
         and not any(_overrides(module, "LightningModule", hook) for hook in hooks)
