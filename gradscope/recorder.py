@@ -436,6 +436,8 @@ class Recorder:
     def _failed(self, slot: str, error: Exception) -> None:
         # Whatever fails in here must not end the training.
         self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
+        if slot in self._probes:
+            self._probes[slot].forget()
 
     def _record(self, flight: "_InFlight") -> Record:
         measured: dict[str, Measured] = {}

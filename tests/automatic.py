@@ -77,7 +77,7 @@ class LeavesEpoch(Classifier):
         return -1 if batch_idx == 3 and self.current_epoch == 0 else None
 
     def on_train_epoch_end(self) -> None:
-        self.net(torch.full((2, 20), 1e3))
+        self.net(torch.full((2, 20), 1e3, device=self.device))
 
 
 class StepsEveryOther(Classifier):
@@ -320,7 +320,7 @@ class Copies(pl.Callback):
         buffer.seek(0)
         twins = [torch.load(buffer, weights_only=False), pickle.loads(pickle.dumps(pl_module))]
         nets: list[Any] = [pl_module.net, copy.deepcopy(pl_module.net), *(twin.net for twin in twins)]
-        first, *others = (net(torch.ones(2, 20)) for net in nets)
+        first, *others = (net(torch.ones(2, 20, device=loss.device)) for net in nets)
         assert all(torch.equal(other, first) for other in others)
 
 

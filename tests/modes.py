@@ -33,8 +33,8 @@ class Mode:
     name: str
     build: Build = lambda: Classifier(mlp())
     batches: Callable[[], Any] = Batches
-    options: Callable[[], dict[str, Any]] = dict
-    """Of the Trainer, made anew for each fit."""
+    options: Callable[[str], dict[str, Any]] = lambda accelerator: {}
+    """Of the Trainer on that accelerator, made anew for each fit."""
     fit: Callable[[pl.Trainer, Any, Any], None] = lambda fitter, model, batches: fitter.fit(model, batches)
     steps: Iterable[int] = range(6)
     skipped: Sequence[int] = ()
@@ -55,14 +55,14 @@ class Mode:
     """What GradScope is known to get wrong here."""
 
 
-def options(*callbacks: Callable[[], pl.Callback], **of_trainer: Any) -> Callable[[], dict[str, Any]]:
-    return lambda: {"callbacks": [build() for build in callbacks], **of_trainer}
+def options(*callbacks: Callable[[], pl.Callback], **of_trainer: Any) -> Callable[[str], dict[str, Any]]:
+    return lambda accelerator: {"callbacks": [build() for build in callbacks], **of_trainer}
 
 
 def fp16(scale: float = 2.0**10, backoff: float = 0.5, enabled: bool = True, **of_trainer: Any) -> Any:
-    def with_new_scaler() -> dict[str, Any]:
-        scaler = torch.amp.GradScaler("cpu", scale, backoff_factor=backoff, enabled=enabled)
-        return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)], **of_trainer}
+    def with_new_scaler(accelerator: str) -> dict[str, Any]:
+        scaler = torch.amp.GradScaler(accelerator, scale, backoff_factor=backoff, enabled=enabled)
+        return {"plugins": [MixedPrecision("16-mixed", accelerator, scaler=scaler)], **of_trainer}
 
     return with_new_scaler
 
@@ -231,7 +231,11 @@ AUTOMATIC = [
     Mode("profiled", options=options(profiler="simple")),
     Mode(
         "distributed, alone",
-        options=lambda: {"strategy": DDPStrategy(process_group_backend="gloo", gradient_as_bucket_view=True)},
+        options=lambda accelerator: {
+            "strategy": DDPStrategy(
+                process_group_backend="nccl" if accelerator == "cuda" else "gloo", gradient_as_bucket_view=True
+            )
+        },
         fit=automatic.fit_distributed,
     ),
     Mode("a layer made in configure_model", automatic.ConfiguresModel),

@@ -37,13 +37,15 @@ def _little_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
-def fit(mode: Mode, *callbacks: pl.Callback) -> dict[str, Any]:
+def fit(mode: Mode, *callbacks: pl.Callback, accelerator: str = "cpu") -> dict[str, Any]:
     """Fit from the same seed each time. Returns all that a fit leaves behind, by name."""
     with process_left_as_it_was(), tempfile.TemporaryDirectory() as folder:
         torch.default_generator.manual_seed(7)  # `torch.manual_seed` looks for every accelerator, each time
+        if accelerator == "cuda":
+            torch.cuda.manual_seed(7)
         random.seed(7)
         np.random.seed(7)  # noqa: NPY002
-        model, options = mode.build(), mode.options()
+        model, options = mode.build(), {"accelerator": accelerator, **mode.options(accelerator)}
         fitter = trainer(*callbacks, *options.pop("callbacks", ()), default_root_dir=folder, **options)
         mode.fit(fitter, model, mode.batches())
     return {
@@ -53,6 +55,7 @@ def fit(mode: Mode, *callbacks: pl.Callback) -> dict[str, Any]:
         "precision": fitter.precision_plugin.state_dict(),
         "metrics": own_metrics(fitter),
         "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if accelerator == "cuda" else None,
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002
         "modes": torch._C._len_torch_function_stack(),
@@ -87,12 +90,12 @@ class Outcome(NamedTuple):
     expected: dict[int, Expected]
 
 
-def outcome(mode: Mode) -> Outcome:
+def outcome(mode: Mode, accelerator: str = "cpu") -> Outcome:
     scope = GradScope(every_n_steps=1, summary=False)
-    watched = fit(mode, scope)
+    watched = fit(mode, scope, accelerator=accelerator)
     oracle = Oracle(mode.unscales_itself, mode.channels, mode.functions)
     with oracle.hearing():
-        plain = fit(mode, oracle)
+        plain = fit(mode, oracle, accelerator=accelerator)
     return Outcome(watched, plain, scope.run, oracle.expected())
 
 
@@ -121,7 +124,7 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 def bits(tensor: Tensor) -> bytes:
     tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
 
 
 TOLERANCES = {"act_mean": (1e-5, 1e-6), "act_var": (1e-5, 1e-9), "update_ratio": (1e-5, 1e-12)}
@@ -156,24 +159,25 @@ def assert_close(
 
 
 def rows(*, exact: bool) -> list[Any]:
+    """Every mode on the CPU, and on a CUDA device where there is one."""
     marked = []
-    for mode in MODES:
+    for accelerator, mode in itertools.product(["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"], MODES):
         marks = [pytest.mark.filterwarnings(w) for w in mode.warnings]
         if exact and mode.wrong:
             marks.append(pytest.mark.xfail(strict=True, reason=mode.wrong))
-        marked.append(pytest.param(mode, id=mode.name, marks=marks))
+        marked.append(pytest.param(mode, accelerator, id=f"{mode.name}, {accelerator}", marks=marks))
     return marked
 
 
-@pytest.mark.parametrize("mode", rows(exact=False))
-def test_training_is_bitwise_the_same(mode: Mode) -> None:
-    result = remembered(mode)
+@pytest.mark.parametrize(("mode", "accelerator"), rows(exact=False))
+def test_training_is_bitwise_the_same(mode: Mode, accelerator: str) -> None:
+    result = remembered(mode, accelerator)
     assert_same(result.watched, result.plain)
 
 
-@pytest.mark.parametrize("mode", rows(exact=True))
-def test_measures_what_brute_force_measures(mode: Mode) -> None:
-    result = remembered(mode)
+@pytest.mark.parametrize(("mode", "accelerator"), rows(exact=True))
+def test_measures_what_brute_force_measures(mode: Mode, accelerator: str) -> None:
+    result = remembered(mode, accelerator)
     run = result.run
     assert list(run.steps) == list(mode.steps)
     assert_measured(run, result.expected)

@@ -92,7 +92,8 @@ class ActivityProbe(Probe):
 
     def finish(self, layers: int) -> Pending:
         self._reduce()
-        parts, self._reduced = self._reduced, []
+        parts = self._reduced
+        self.forget()
 
         def resolve(copy: Floats) -> Measured:
             seen = _on_host(parts, copy.astype(np.float64))
@@ -109,6 +110,9 @@ class ActivityProbe(Probe):
             )
 
         return Pending([t for p in parts for t in (p.totals, p.squares, p.counts) if t is not None], resolve)
+
+    def forget(self) -> None:
+        self._observations, self._reduced = [], []
 
 
 def _together(observations: Sequence[_Observation]) -> Iterator[_Reduced]:

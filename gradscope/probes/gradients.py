@@ -135,7 +135,7 @@ class GradientProbe(Probe):
 
     def finish(self, layers: int) -> Pending:
         ledgers, scale = list(self._ledgers.values()), self._loss_scale
-        self._ledgers, self._backward, self._loss_scale = {}, {}, []
+        self.forget()
         if any(parameters.spread for parameters in self._parameters.values()):
             return Pending([], lambda copy: Measured({}))
 
@@ -144,6 +144,9 @@ class GradientProbe(Probe):
             return _measured(entries, float(copy[-1]) if scale else 0.0, layers)
 
         return Pending([t for ledger in ledgers for t in ledger.tensors()] + scale, resolve)
+
+    def forget(self) -> None:
+        self._ledgers, self._backward, self._loss_scale = {}, {}, []
 
 
 class _Copied(NamedTuple):
@@ -218,7 +221,7 @@ def _measure(step: Step) -> _Norms:
     rows = step.parameters.rows
     gradients = step.parameters.gradients()
     norms = stats.l2_norms([g for _, g in gradients])
-    if step.scaled and step.loss_scale is not None:
+    if gradients and step.scaled and step.loss_scale is not None:  # of none the norms are on the CPU
         norms = norms / step.loss_scale
     present = [i for i, _ in gradients]
     unsummed = step.parameters.unsummed()
@@ -276,7 +279,7 @@ def _shared(ledger: _Ledger, size: int, device: torch.device) -> Tensor:
     numbers = torch.zeros((MOMENTS + 1) * size + FLAGS, dtype=torch.float64, device=device)
     *moments, present = numbers[:-FLAGS].view(MOMENTS + 1, size)
     for squares, norms in zip(moments, (ledger.backward, ledger.before, ledger.after), strict=True):
-        if norms is not None:
+        if norms is not None and norms.numbers:
             index = torch.tensor(norms.numbers, dtype=torch.int64).to(device, non_blocking=True)
             squares.index_copy_(0, index, norms.norms.double().square())
             present.index_fill_(0, index, 1)

@@ -107,12 +107,16 @@ class LivenessProbe(Probe):
         self._units.remember(memory)
 
     def finish(self, layers: int) -> Pending:
-        batches, self._batches = [batch for batch in self._batches if batch], []
+        batches = [batch for batch in self._batches if batch]
+        self.forget()
         if not batches:
             nothing = _fractions((), np.empty((3, 0)), self._widths, layers)
             return Pending([], lambda copy: nothing)
         rows, counts = self._units.pass_batches([_fired(batch) for batch in batches])
         return Pending([counts], lambda copy: _fractions(rows, copy.reshape(3, -1), self._widths, layers))
+
+    def forget(self) -> None:
+        self._batches = []
 
 
 def _fractions(

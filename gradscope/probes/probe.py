@@ -182,6 +182,9 @@ class Probe:
         """End the step of a model of `layers` rows, and be ready for the next."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Let go of all tensors of the step: this probe was switched off, and the user may need their memory."""
+
 
 def sum_by_layer(rows: npt.NDArray[np.int64], values: npt.NDArray[np.float64], layers: int) -> npt.NDArray[np.float64]:
     """Sum `values` by the row they belong to: float64[layers], NaN for a layer that has none. Row -1 is left out."""

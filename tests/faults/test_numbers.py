@@ -16,6 +16,10 @@ from torch import nn
 import gradscope
 from gradscope import GradScope, Severity, cli
 from gradscope.probes import PROBES, Probe
+from gradscope.probes.activity import ActivityProbe
+from gradscope.probes.gradients import GradientProbe
+from gradscope.probes.liveness import LivenessProbe
+from gradscope.probes.updates import UpdateProbe
 from gradscope.recorder import Recorder
 from tests.faults.fits import AT, BATCHES, Happens, digest, fitted, scope
 from tests.faults.processes import ended, fit_with_checkpoints, started
@@ -52,6 +56,30 @@ def test_out_of_memory_inside_a_probe(
     assert run.coverage.unseen == off, "and nothing else"
     before = run.metric(probe(watching.thresholds, False).metrics[0].name)[: AT - 1]
     assert np.isfinite(before).any()
+
+
+@pytest.mark.parametrize(
+    ("probe", "moment", "kept"),
+    [
+        (UpdateProbe, "after_optimizer_step", "_before"),
+        (GradientProbe, "after_optimizer_step", "_ledgers"),
+        (ActivityProbe, "finish", "_observations"),
+        (LivenessProbe, "finish", "_batches"),
+    ],
+)
+def test_a_probe_out_of_memory_lets_go_of_what_it_has(
+    probe: type[Probe], moment: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Any] = []
+
+    def runs_out(self: Probe, *_: Any) -> Any:
+        assert getattr(self, kept), "there is something to let go of"
+        held.append(lambda: getattr(self, kept))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fitted(tmp_path, Happens(lambda trainer: monkeypatch.setattr(probe, moment, runs_out)), scope())
+    (left,) = held
+    assert not left()
 
 
 @pytest.mark.parametrize("moment", ["end", "poll", "begin", "before_optimizer_step"])
