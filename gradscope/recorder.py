@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.activations import Activation
 from gradscope.model.forward import ForwardWatch
 from gradscope.model.layers import LayerTable, activation_of
+from gradscope.model.nesterov import momenta_in_gradients
 from gradscope.model.provenance import OutputWatch
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import (
@@ -361,6 +362,8 @@ class Recorder:
         self.stepped = True
         self._announced.discard(optimizer)
         step = self._step(optimizer, overflow=self._scale.overflow(optimizer))
+        with self._shielded("momenta in gradients"):
+            step = step._replace(momenta=momenta_in_gradients(optimizer))
         self._tell_probes(lambda probe: probe.after_optimizer_step(step))
         self._seconds += time.perf_counter() - start
 

@@ -43,6 +43,8 @@ class Mode:
     """Whether the optimizer is given smaller gradients in every step."""
     unscales_itself: bool = False
     """Whether the optimizer divides gradients by the loss scale within its own step, as fused ones do."""
+    overwrites: bool = False
+    """Whether the optimizer writes something else into gradients within its own step."""
     channels: Sequence[str] = ()
     """Activations whose units are channels."""
     functions: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=dict)
@@ -139,7 +141,8 @@ PRECISION = [
 ]
 
 OPTIMIZERS = [
-    Mode("SGD with momentum", classifier(SGD, momentum=0.9, nesterov=True)),
+    Mode("SGD with momentum", classifier(SGD, momentum=0.9, nesterov=True, foreach=False)),
+    Mode("SGD with momentum, foreach on", classifier(SGD, momentum=0.9, nesterov=True, foreach=True), overwrites=True),
     Mode("Adam", classifier(Adam)),
     Mode("AdamW", classifier(AdamW, amsgrad=True)),
     Mode("RMSprop", classifier(RMSprop)),

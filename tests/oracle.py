@@ -68,18 +68,24 @@ class Oracle(pl.Callback):
 
     Args:
         unscales_itself: Whether the optimizer divides gradients by the loss scale within its own step.
+        overwrites: Whether it writes something else into them there, so that those before clipping have to do.
         channels: Rows of activations whose units are channels, dimension 1; else they are features, the last one.
         functions: Rows of activations called as functions: the module whose output they are given, and the function.
     """
 
     def __init__(
-        self, unscales_itself: bool = False, channels: Iterable[str] = (), functions: Mapping[str, Any] | None = None
+        self,
+        unscales_itself: bool = False,
+        overwrites: bool = False,
+        channels: Iterable[str] = (),
+        functions: Mapping[str, Any] | None = None,
     ) -> None:
         self.steps: dict[int, Kept] = {}
         self.kinds: dict[str, type[nn.Module]] = {}
         """The class of the activation in each row."""
         self._now = Kept()
         self._unscales_itself = unscales_itself
+        self._overwrites = overwrites
         self._channels = set(channels)
         self._functions = functions or {}
         self._names: dict[nn.Module, str] = {}
@@ -163,7 +169,7 @@ class Oracle(pl.Callback):
         self._now.moved[i] = values(module, optimizer)
         overflow = self._now.scale and not math.isfinite(self._now.before[i].total())
         if not overflow:
-            self._now.after[i] = gradients(module, optimizer)
+            self._now.after[i] = self._now.before[i] if self._overwrites else gradients(module, optimizer)
 
     def _keep_output(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._hears and (name := self._names.get(module)) is not None:

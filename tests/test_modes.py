@@ -93,7 +93,7 @@ class Outcome(NamedTuple):
 def outcome(mode: Mode, accelerator: str = "cpu") -> Outcome:
     scope = GradScope(every_n_steps=1, summary=False)
     watched = fit(mode, scope, accelerator=accelerator)
-    oracle = Oracle(mode.unscales_itself, mode.channels, mode.functions)
+    oracle = Oracle(mode.unscales_itself, mode.overwrites, mode.channels, mode.functions)
     with oracle.hearing():
         plain = fit(mode, oracle, accelerator=accelerator)
     return Outcome(watched, plain, scope.run, oracle.expected())

@@ -112,7 +112,7 @@ class GradientProbe(Probe):
     def after_optimizer_step(self, step: Step) -> None:
         ledger = self._ledgers.get(step.optimizer, _Ledger())
         self._parameters[step.optimizer] = step.parameters
-        after = ledger.before if step.untouched and _is_same(ledger.before, step.parameters) else _measure(step)
+        after = ledger.before if step.untouched and _is_same(ledger.before, step) else _measure(step)
         self._ledgers[step.optimizer] = ledger._replace(after=after, overflow=step.overflow)
 
     def merging(self) -> Merging:
@@ -220,7 +220,7 @@ class _Gradients:
 def _measure(step: Step) -> _Norms:
     rows = step.parameters.rows
     gradients = step.parameters.gradients()
-    norms = stats.l2_norms([g for _, g in gradients])
+    norms = _norms_as_given(step, gradients) if step.momenta else stats.l2_norms([g for _, g in gradients])
     if gradients and step.scaled and step.loss_scale is not None:  # of none the norms are on the CPU
         norms = norms / step.loss_scale
     present = [i for i, _ in gradients]
@@ -234,10 +234,24 @@ def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -
     return [(id(g), g._version) for _, g in gradients] if parameters.parts is None else None
 
 
-def _is_same(before: _Norms | None, parameters: Parameters) -> bool:
-    """Whether the gradients are those that were measured `before`."""
+def _is_same(before: _Norms | None, step: Step) -> bool:
+    """Whether the gradients, as the optimizer was given them, are those that were measured `before`."""
     known = before.versions if before is not None else None
-    return known is not None and known == _versions(parameters, parameters.gradients())
+    gradients = step.parameters.gradients()
+    now = _versions(step.parameters, gradients)
+    if now is not None and step.momenta:  # which were added to them once
+        added = [step.parameters.tensors[i] in step.momenta for i, _ in gradients]
+        now = [(identity, version - one) for (identity, version), one in zip(now, added, strict=True)]
+    return known is not None and known == now
+
+
+def _norms_as_given(step: Step, gradients: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Their norms without what the optimizer has added; one by one, for a copy of all takes much memory."""
+    norms = [torch.zeros(0)]
+    for i, g in gradients:
+        times, momentum = step.momenta.get(step.parameters.tensors[i], (0.0, None))
+        norms.append(stats.l2_norms([g if momentum is None else torch.sub(g, momentum, alpha=times)]))
+    return torch.cat(norms[1:] or norms)
 
 
 def _split(ledgers: Sequence[_Ledger], copy: Floats) -> list[tuple[_Ledger, Floats]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from gradscope.activations import Activation
+from gradscope.model.nesterov import Momenta
 from gradscope.model.sharding import Parts, lies_like, local
 from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
@@ -81,6 +83,8 @@ class Step(NamedTuple):
     """Above zero where a fused optimizer found infinite gradients and did not step; None for any other optimizer."""
     untouched: bool = False
     """Whether nobody but the optimizer had a chance to change gradients unseen since `before_optimizer_step`."""
+    momenta: Momenta = MappingProxyType({})
+    """What the optimizer has added to gradients in this step."""
 
 
 @dataclass(frozen=True)
