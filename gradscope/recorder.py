@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.activations import Activation
-from gradscope.model.forward import ForwardWatch
+from gradscope.model.forward import CUDA_GRAPHS, UNTRACED, ForwardWatch
 from gradscope.model.layers import LayerTable, activation_of
 from gradscope.model.nesterov import momenta_in_gradients
 from gradscope.model.provenance import OutputWatch
@@ -263,14 +263,6 @@ class Recorder:
         """Return what has been measured so far, what has not, and why."""
         names = [layer.name for layer in self.table.rows]
         silent = set(self.table.never_ran())
-        compiled = {row for _, root in self.forward.compiled for row in self.table.rows_within(root)}
-        never = {
-            names[row]: "compiled, and not seen to run: it was traced where no hook could be attached"
-            if row in compiled
-            else "an activation that never ran as a module in a recorded step"
-            for row in silent
-            if row in self.table.activations
-        }
         idle = {names[row]: "trainable, but in no optimizer" for row in self._rows_in_no_optimizer() if row >= 0}
         measured = {
             "layers with parameters": len(self.table.rows) - len(self.table.activations),
@@ -278,8 +270,16 @@ class Recorder:
             "activation functions": len(self.table.functions),
         }
         new = dict.fromkeys(self.table.newcomers(self._model), "came into the model after the fit began")
-        unseen = {**never, **idle, **new, **self.forward.unseen(), **self._partly_unmeasured(), **self.failures}
-        return Coverage(unseen, measured)
+        unseen = {**self._never_ran(), **idle, **new, **self.forward.unseen(), **self._partly_unmeasured()}
+        return Coverage(unseen | self.failures, measured)
+
+    def _never_ran(self) -> dict[str, str]:
+        """Activations that were not heard, and why."""
+        why = dict.fromkeys(self.table.never_ran(), "an activation that never ran as a module in a recorded step")
+        for _, root in self.forward.compiled:
+            compiled = CUDA_GRAPHS if root in self.forward.out_of_reach else UNTRACED
+            why.update(dict.fromkeys(why.keys() & self.table.rows_within(root), compiled))
+        return {self.table.rows[row].name: reason for row, reason in why.items() if row in self.table.activations}
 
     def _partly_unmeasured(self) -> dict[str, str]:
         rows = {row: why for probe in self._probes.values() for row, why in probe.unmeasured.items()}

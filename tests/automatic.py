@@ -57,7 +57,7 @@ class ReturnsDict(Classifier):
 class TakesIterator(Classifier):
     def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
         batch, batch_idx, _ = next(dataloader_iter)
-        return super().training_step(batch, batch_idx)
+        return super().training_step(tuple(t.to(self.device) for t in batch), batch_idx)
 
 
 class Penalizes(Classifier):
@@ -286,7 +286,7 @@ def replace_weight(net: Any, optimizer: Optimizer) -> None:
 
 
 def add_layer(net: Any, optimizer: Optimizer) -> None:
-    net.append(late := nn.Linear(4, 4))
+    net.append(late := nn.Linear(4, 4).to(net[-1].weight.device))
     optimizer.add_param_group({"params": list(late.parameters())})
 
 

@@ -40,6 +40,38 @@ def _is_compiled(module: nn.Module) -> bool:
     )
 
 
+def asks_for_cuda_graphs(root: nn.Module) -> bool:
+    """Say whether `root` is compiled to run as CUDA graphs: by `mode="reduce-overhead"`, `"max-autotune"` or options.
+
+    What is done in between, as in a hook, torch then takes for a leak of memory, and ends the training.
+    """
+    from torch._inductor import config  # which takes long to import, and only those need that compile
+
+    return bool(config.triton.cudagraphs) or any(map(_makes_cuda_graphs, _backends(root)))
+
+
+def _backends(root: nn.Module) -> Iterator[object]:
+    """What compiles `root`, as far as it can be found: torch hides it in closures and under several wrappers."""
+    contexts = [getattr(root, "dynamo_ctx", None), (getattr(root, "_compiler_ctx", None) or {}).get("dynamo_ctx")]
+    functions = [root._compiled_call_impl, *(getattr(root, name, None) for name in ("forward", "training_step"))]
+    cells = [cell.cell_contents for f in functions for cell in getattr(f, "__closure__", None) or ()]
+    for thing in (*contexts, *cells):
+        backend = getattr(thing, "callback", thing)
+        while (name := next((n for n in _WRAPPED if hasattr(backend, n)), None)) is not None:
+            backend = getattr(backend, name)
+        yield backend
+
+
+_WRAPPED = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")
+"""What the wrapper of a backend calls it: the second in older versions of torch."""
+
+
+def _makes_cuda_graphs(backend: object) -> bool:
+    config = getattr(backend, "config", None)
+    asked = isinstance(config, dict) and bool(config.get("triton.cudagraphs"))
+    return asked or getattr(backend, "compiler_name", "") == "cudagraphs"
+
+
 class Tap:
     """A tap on compiled code: `send` in a traced hook becomes an operation that calls `heard` at each run.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.activations import Activation
-from gradscope.model.compiled import Tap, compiled_roots, has_compiled_functions, reset
+from gradscope.model.compiled import Tap, asks_for_cuda_graphs, compiled_roots, has_compiled_functions, reset
 from gradscope.model.functions import FunctionWatch
 from gradscope.model.layers import activation_of
 from gradscope.model.provenance import Trace
@@ -21,6 +21,10 @@ DISCOVERY = 10
 functions. What has not been seen by then does not slow down the later ones."""
 
 FUNCTIONS = "activations called as functions"
+
+UNTRACED = "compiled, and not seen to run: it was traced where no hook could be attached"
+
+CUDA_GRAPHS = "runs as CUDA graphs, where no hook can be heard; leave out `mode` in `torch.compile` to have it measured"
 
 FAST_PATH = "not looked for, because a transformer layer is in evaluation mode"
 
@@ -74,11 +78,13 @@ class ForwardWatch:
         self._handles: _Handles = []
         self._lasting: _Handles = []
         self._inside = {m for _, root in self.compiled for m in root.modules()}
-        if self.compiled:
+        self.out_of_reach = {m for _, root in self.compiled if _runs_as_cuda_graphs(root) for m in root.modules()}
+        """Modules that run as CUDA graphs, in which there is no place for a hook."""
+        traced = [m for m in modules if m in self._inside and m not in self.out_of_reach]
+        if traced:
             reset()
-            for module in modules:
-                if module in self._inside:
-                    self._register(module.register_forward_hook, _TracedHook(self, module), self._lasting)
+        for module in traced:
+            self._register(module.register_forward_hook, _TracedHook(self, module), self._lasting)
 
     @property
     def listening(self) -> bool:
@@ -299,6 +305,10 @@ def _is_forward(output: object) -> bool:
     # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over is no batch.
     mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
     return not mapped and torch._C._current_graph_task_id() == -1
+
+
+def _runs_as_cuda_graphs(root: nn.Module) -> bool:
+    return any(p.is_cuda for p in root.parameters()) and asks_for_cuda_graphs(root)
 
 
 def _any_fast_path_is_taken() -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from gradscope import GradScope
-from gradscope.model.forward import FUNCTIONS
+from gradscope.model.compiled import asks_for_cuda_graphs, compiled_roots
+from gradscope.model.forward import CUDA_GRAPHS, FUNCTIONS
 from tests.models import Batch, Batches, Classifier, mlp, trainer
 
 
@@ -150,4 +151,45 @@ def test_hooks_that_do_not_fire_are_named() -> None:
     scope = fit(Hidden())
     assert np.isfinite(scope.run.metric("grad_norm")[:, scope.run.rows("linear")]).all()
     assert {"net.1", "net.3"} <= set(scope.run.coverage.unseen)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("way", "net"), WAYS, ids=[way.__name__ for way, _ in WAYS])
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, False),
+        ({"backend": "eager"}, False),
+        ({"mode": "max-autotune-no-cudagraphs"}, False),
+        ({"mode": "reduce-overhead"}, True),
+        ({"mode": "max-autotune"}, True),
+        ({"options": {"triton.cudagraphs": True}}, True),
+        ({"backend": "cudagraphs"}, True),
+    ],
+    ids=str,
+)
+def test_who_asks_for_cuda_graphs_is_known(
+    way: Callable[..., Any], net: Callable[[], nn.Module], options: dict[str, Any], asked: bool
+) -> None:
+    roots = compiled_roots(way(net(), **options))
+    assert roots
+    assert [asks_for_cuda_graphs(root) for _, root in roots] == [asked] * len(roots)
+
+
+def test_cuda_graphs_for_everything_are_known() -> None:
+    with torch._inductor.config.patch({"triton.cudagraphs": True}):
+        assert asks_for_cuda_graphs(by_module(mlp()).net)
+    assert not asks_for_cuda_graphs(by_module(mlp()).net)
+
+
+def test_what_runs_as_cuda_graphs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU nothing does; on a CUDA device a hook in it would end the training."""
+    monkeypatch.setattr("gradscope.model.forward._runs_as_cuda_graphs", lambda root: True)
+    torch.compiler.reset()
+    scope = fit(by_function(mlp(), backend="aot_eager", fullgraph=True))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert {name: scope.run.coverage.unseen[name] for name in ("net.1", "net.3")} == dict.fromkeys(
+        ("net.1", "net.3"), CUDA_GRAPHS
+    )
+    assert np.isfinite(scope.run.metric("grad_norm")[:, scope.run.rows("linear")]).all()
     torch.compiler.reset()
