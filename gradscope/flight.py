@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gradscope import stats
@@ -33,7 +34,10 @@ class FlightRecorder:
         self._before: Flight | None = None
 
     def before_optimizer_step(self, step: Step) -> list[Tensor]:
-        """Measure or estimate the gradient norms: numbers on the device, none where there is no gradient."""
+        """Measure or estimate the gradient norms. Returns them on the CPU; elsewhere nobody could look at them.
+
+        On an accelerator samples are kept of which `flight` makes norms: it is the number of kernels that costs there.
+        """
         chosen = self._chosen.get(step.optimizer)
         if chosen is None or chosen.parameters is not step.parameters:
             chosen = self._chosen[step.optimizer] = _Chosen(step.parameters, _spread(step.parameters))
@@ -43,8 +47,14 @@ class FlightRecorder:
         if not gradients:
             self._norms.pop(step.optimizer, None)
             return []
+        scale = step.loss_scale if step.scaled else None
+        if _can_be_joined([g for _, g in gradients]):
+            samples = [stats.sample(g, SAMPLE, block=1) for _, g in gradients]
+            sizes = tuple(s.numel() for s in samples)
+            self._norms[step.optimizer] = _Norms(chosen, [], scale, torch.cat(samples), sizes)
+            return []
         norms = stats.rough_norms([_sample(g) for _, g in gradients])
-        self._norms[step.optimizer] = _Norms(chosen, norms, step.loss_scale if step.scaled else None)
+        self._norms[step.optimizer] = _Norms(chosen, norms, scale)
         return norms
 
     def end(self, step: int, losses: Sequence[Tensor]) -> None:
@@ -63,9 +73,10 @@ class FlightRecorder:
         for s, entry in enumerate(entries):
             if entry.losses:
                 loss[s] = np.mean([next(copy) for _ in entry.losses])
-            for chosen, norms, scale in entry.norms:
-                scaled = [next(copy) for _ in norms]
-                factor = 1.0 if scale is None else next(copy)
+            for taken in entry.norms:
+                chosen = taken.chosen
+                scaled = [next(copy) for _ in chosen.rows]
+                factor = 1.0 if taken.scale is None else next(copy)
                 for row, norm, part in zip(chosen.rows, scaled, chosen.parts, strict=True):
                     grad_norm[s, column[row]] = norm / factor / part**0.5
         names = tuple(self._table.rows[row].name for row in rows)
@@ -109,11 +120,18 @@ class _Chosen:
 
 
 class _Norms(NamedTuple):
-    """Gradient norms of one optimizer, and by what they are still scaled."""
+    """Gradient norms of one optimizer, or the samples to make them of, and by what they are still scaled."""
 
     chosen: _Chosen
     norms: list[Tensor]
     scale: Tensor | None
+    samples: Tensor | None = None
+    sizes: tuple[int, ...] = ()
+
+    def tensors(self) -> list[Tensor]:
+        """A number for each that is chosen, and the scale."""
+        norms = self.norms if self.samples is None else stats.rough_norms(torch.split(self.samples, list(self.sizes)))
+        return [*norms, *([] if self.scale is None else [self.scale])]
 
 
 class _Entry(NamedTuple):
@@ -124,8 +142,7 @@ class _Entry(NamedTuple):
     norms: tuple[_Norms, ...]
 
     def tensors(self) -> list[Tensor]:
-        parts = [[*n.norms, *([] if n.scale is None else [n.scale])] for n in self.norms]
-        return [*self.losses, *(t for part in parts for t in part)]
+        return [*self.losses, *(t for norms in self.norms for t in norms.tensors())]
 
 
 def _spread(parameters: Parameters) -> list[int]:
@@ -140,6 +157,17 @@ def _spread(parameters: Parameters) -> list[int]:
     if len(indices) <= LAYERS:
         return indices
     return [indices[i] for i in np.linspace(0, len(indices) - 1, LAYERS).round().astype(int)]
+
+
+def _can_be_joined(gradients: Sequence[Tensor]) -> bool:
+    device = gradients[0].device
+    return _is_accelerator(device) and all(
+        g.device == device and g.layout is torch.strided and not g.is_complex() for g in gradients
+    )
+
+
+def _is_accelerator(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 def _sample(gradient: Tensor) -> Tensor:

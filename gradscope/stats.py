@@ -63,22 +63,24 @@ def row_norms(x: Tensor) -> Tensor:
     return _norm(x, dim=1, dtype=torch.float32 if x.dtype in _HALF else None).float()
 
 
-def sample(tensor: Tensor, size: int) -> Tensor:
+def sample(tensor: Tensor, size: int, block: int = BLOCK) -> Tensor:
     """Return about `size` elements of `tensor`, evenly spread, or all where there are few.
 
-    One or two dimensions, tensor.dtype. A detached view that follows the tensor's values where the tensor is dense
-    (channels-last too), else a copy. It is made of blocks, for it is not the elements that cost but the places in
-    memory. The distance between blocks is odd, so that they do not stand above each other in a matrix whose width is a
-    power of two; what that leaves over, at most about an eighth, is the end. The same elements each time.
+    One or two dimensions (one where `block` is 1), tensor.dtype. A detached view that follows the tensor's values where
+    the tensor is dense (channels-last too), else a copy. It is made of blocks of so many elements, for on the CPU it is
+    not the elements that cost but the places in memory. The distance between blocks is odd, so that they do not stand
+    above each other in a matrix whose width is a power of two; what that leaves over, at most about an eighth, is the
+    end. The same elements each time.
     """
     whole = tensor.detach() if tensor.requires_grad else tensor
     if not whole.is_contiguous():
         whole = _flat(whole)
-    blocks, elements = size // BLOCK, whole.numel()
+    blocks, elements = size // block, whole.numel()
     if elements < 2 * size or not blocks:
         return whole.view(-1)
     distance = elements // blocks
-    return whole.as_strided((blocks, BLOCK), (distance - 1 + distance % 2, 1))
+    distance -= 1 - distance % 2
+    return whole.as_strided((blocks,), (distance,)) if block == 1 else whole.as_strided((blocks, block), (distance, 1))
 
 
 def moments(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,10 +27,17 @@ def backward(net: nn.Module, features: int = 20) -> None:
     net(torch.randn(8, features)).square().sum().backward()
 
 
+@pytest.fixture(params=["cpu", "accelerator"])
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as on an accelerator, where samples are kept in place of norms."""
+    monkeypatch.setattr("gradscope.flight._is_accelerator", lambda device: request.param == "accelerator")
+
+
 def exact_norms(net: nn.Sequential) -> list[float]:
     return [m.weight.grad.norm().item() for m in net if isinstance(m, nn.Linear) and m.weight.grad is not None]
 
 
+@pytest.mark.usefixtures("_device")
 def test_norms_of_small_weights_are_exact_and_the_oldest_steps_go() -> None:
     net = mlp(widths=(8, 16, 12, 4))
     recorder, step = recorder_for(net, 3)
@@ -49,6 +56,7 @@ def test_norms_of_small_weights_are_exact_and_the_oldest_steps_go() -> None:
     np.testing.assert_allclose(flight.grad_norm, expected[2:], rtol=1e-5)
 
 
+@pytest.mark.usefixtures("_device")
 def test_norms_of_large_weights_are_estimated() -> None:
     net = mlp(widths=(20, 700, 600, 500, 4))
     recorder, step = recorder_for(net)
@@ -62,6 +70,7 @@ def test_norms_of_large_weights_are_estimated() -> None:
     assert max(m.weight.numel() for m in net if isinstance(m, nn.Linear)) > 100 * SAMPLE
 
 
+@pytest.mark.usefixtures("_device")
 def test_a_deep_net_is_looked_at_from_end_to_end() -> None:
     net = mlp(widths=(20,) * 101)
     recorder, step = recorder_for(net)
@@ -73,6 +82,44 @@ def test_a_deep_net_is_looked_at_from_end_to_end() -> None:
     assert (layers[0], layers[-1]) == ("0", "198")
 
 
+@pytest.mark.usefixtures("_device")
+def test_what_is_scaled_or_complex() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.real, self.weight = nn.Linear(20, 40), nn.Parameter(torch.randn(40, 30, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor((self.real(x).to(torch.complex64) @ self.weight).abs())
+
+    net = Complex()
+    recorder, step = recorder_for(net)
+    backward(net)
+    expected = [torch.as_tensor(p.grad).norm().item() for p in (net.real.weight, net.weight)]
+    assert max(p.numel() for p in net.parameters()) > 2 * SAMPLE
+    recorder.before_optimizer_step(step._replace(loss_scale=torch.tensor([4.0]), scaled=True))
+    recorder.end(0, [])
+    flight = recorder.flight()
+    assert set(flight.layers) == {"(root)", "real"}
+    found = dict(zip(flight.layers, flight.grad_norm[0], strict=True))
+    assert [found["real"], found["(root)"]] == pytest.approx([norm / 4 for norm in expected], rel=0.4)
+
+
+def test_samples_of_an_accelerator_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tensor a step, and nothing of the gradients themselves."""
+    monkeypatch.setattr("gradscope.flight._is_accelerator", lambda device: True)
+    net = mlp(widths=(20, 700, 4))
+    recorder, step = recorder_for(net)
+    backward(net)
+    assert recorder.before_optimizer_step(step) == []
+    (taken,) = recorder._norms.values()
+    assert taken.samples is not None
+    assert taken.samples.shape == (2 * SAMPLE,)
+    storages = {torch.as_tensor(p.grad).untyped_storage().data_ptr() for p in net.parameters()}
+    assert taken.samples.untyped_storage().data_ptr() not in storages
+
+
+@pytest.mark.usefixtures("_device")
 def test_what_is_frozen_sparse_or_scaled() -> None:
     net = nn.Sequential(nn.Embedding(50, 16, sparse=True), nn.Flatten(), nn.Linear(32, 8), nn.Linear(8, 4))
     recorder, step = recorder_for(net)
@@ -90,6 +137,7 @@ def test_what_is_frozen_sparse_or_scaled() -> None:
     np.testing.assert_allclose(flight.grad_norm[0], [g.norm().item() / 4 for g in gradients], rtol=1e-5)
 
 
+@pytest.mark.usefixtures("_device")
 def test_no_gradient_no_norm() -> None:
     recorder, step = recorder_for(mlp())
     assert recorder.before_optimizer_step(step) == []

@@ -70,11 +70,22 @@ def test_sample_spreads_and_repeats() -> None:
     assert stats.sample(torch.zeros(0), 1024).shape == (0,)
 
 
-def test_sample_takes_elements_of_the_tensor_and_no_others() -> None:
+def test_a_sample_of_single_elements_spreads_too() -> None:
+    x = torch.arange(1_000_000.0)
+    sample = stats.sample(x, 256, block=1)
+    assert sample.shape == (256,)
+    assert sample[-1] > 990_000
+    assert set(torch.diff(sample).tolist()) == {1e6 // 256 - 1}, "an odd distance"
+    assert stats.sample(torch.ones(3, 4), 256, block=1).shape == (12,)
+    assert stats.sample(torch.zeros(0), 256, block=1).shape == (0,)
+
+
+@pytest.mark.parametrize("block", [1, stats.BLOCK])
+def test_sample_takes_elements_of_the_tensor_and_no_others(block: int) -> None:
     x = torch.arange(40_000.0)
     for every_other in (x[::2], x.view(100, 400)[:, ::2]):
-        assert set(stats.sample(every_other, 1024).flatten().tolist()) <= set(every_other.flatten().tolist())
-    assert set(stats.sample(torch.tensor([7.0]).expand(5000), 1024).flatten().tolist()) == {7}
+        assert set(stats.sample(every_other, 1024, block).flatten().tolist()) <= set(every_other.flatten().tolist())
+    assert set(stats.sample(torch.tensor([7.0]).expand(5000), 1024, block).flatten().tolist()) == {7}
 
 
 def test_sample_follows_the_values_of_a_dense_tensor() -> None:

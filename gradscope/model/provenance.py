@@ -5,6 +5,7 @@ out not to be finite while its graph is still there: what autograd saved for the
 with a bad result. Until then it costs a look at the loss.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -271,17 +272,29 @@ class OutputWatch:
         self._marks: list[Tensor] = []
 
     def see(self, module: nn.Module, output: object) -> None:
-        """Mark `output`: with zero, or with NaN where it holds a NaN or an infinity."""
+        """Mark `output`: with a finite number, or with another where it holds a NaN or an infinity."""
         for t in map(local, tensors_in(output)):
             if t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not _is_mapped(t):
                 self._names.append(self._table.names.get(module, ""))
-                self._marks.append(t.detach().mul(0).sum(dtype=torch.float32))  # a sum alone may overflow
+                self._marks.append(_mark(t.detach()))
 
     def finish(self) -> tuple[list[str], list[Tensor]]:
         """Return the names of the modules in order of their calls, and the marks on their devices; begin anew."""
         names, marks = self._names, self._marks
         self._names, self._marks = [], []
         return names, marks
+
+
+def _mark(t: Tensor) -> Tensor:
+    if t.is_cpu or not t.numel() or t.dtype is torch.float64:  # which may hold more than float32
+        return t.mul(0).sum(dtype=torch.float32)  # a sum alone may overflow
+    return _largest(t)
+
+
+def _largest(t: Tensor) -> Tensor:
+    """The largest absolute value, or what is not finite: on an accelerator one kernel, and no copy."""
+    largest: Tensor = torch.linalg.vector_norm(t, math.inf)
+    return largest
 
 
 _is_mapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor

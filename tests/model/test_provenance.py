@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradscope import GradScope, Origin
 from gradscope.model.layers import LayerTable
-from gradscope.model.provenance import OutputWatch, first_bad, operation, tensors_in
+from gradscope.model.provenance import OutputWatch, _largest, first_bad, operation, tensors_in
 from tests.models import Batch, Batches, Classifier, mlp, trainer
 
 BIRTH = 23
@@ -250,3 +250,15 @@ def test_a_large_graph_is_searched_in_linear_time() -> None:
     suspect = first_bad(x.log().sum())
     assert suspect is not None
     assert operation(suspect.node) == "add"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_largest_value_tells_of_any_that_is_not_finite(dtype: torch.dtype) -> None:
+    """As outputs are looked at on an accelerator."""
+    finite = torch.full((3, 40), torch.finfo(dtype).min, dtype=dtype)
+    assert _largest(finite).isfinite()
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        for place in (0, 77, 119):
+            spoilt = finite.clone()
+            spoilt.view(-1)[place] = bad
+            assert not _largest(spoilt).isfinite()
