@@ -1,6 +1,7 @@
 """What GradScope costs on a CUDA device: time, kernels, copies to the host, and whether it makes the host wait.
 
-    python benchmarks/gpu.py [--nets mlp] [--steps 50]
+    python benchmarks/gpu.py                            # everything, on the nets of the other benchmarks
+    python benchmarks/gpu.py --nets large-cnn large-transformer --tables costs --steps 10
 
 The time is that of events on the device, over groups of steps of one kind, without waiting in between: host and device
 overlap as in a user's run. Kernels and copies are counted by torch's profiler. Whether anything waits for the device is
@@ -10,15 +11,17 @@ asked of torch itself, which then raises an error; that includes Lightning, so a
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from interleave import measure
-from nets import CASES, Case, fit
-from rich.table import Table
+from nets import CASES, LARGE, Case, fit
+from overhead import compare_peers
+from peers import PEERS
 from tables import costs, device_name, show, table
 from torch.profiler import ProfilerActivity, profile
 
@@ -103,21 +106,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show("No CUDA device: nothing was measured.")
         return
     show(device_name(DEVICE))
-    cases = [CASES[name] for name in options.nets]
-    rows = [(case.name, measure(case, options.steps, None, DeviceClock(), SPAN, DEVICE)) for case in cases]
-    show(costs("GradScope, by events on the device", rows))
-    show(work_table(cases))
-    show(waiting_table(cases))
+    cases = [{**CASES, **LARGE}[name] for name in options.nets]
+    for name in options.tables:
+        TABLES[name](cases, options.steps)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="*", choices=CASES, default=[*CASES], help="nets to measure (default: all)")
+    nets, some = {**CASES, **LARGE}, partial(parser.add_argument, nargs="*")
+    some("--nets", choices=nets, default=[*CASES], help="nets to measure (default: all but the large ones)")
+    some("--tables", choices=TABLES, default=[*TABLES], help="what to measure (default: all)")
     parser.add_argument("--steps", type=int, default=50, help="groups of steps of each kind (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
-def work_table(cases: Sequence[Case]) -> Table:
+def show_costs(cases: Sequence[Case], steps: int) -> None:
+    rows = [(case.name, measure(case, steps, None, DeviceClock(), SPAN, DEVICE)) for case in cases]
+    show(costs("GradScope, by events on the device", rows))
+
+
+def show_peers(cases: Sequence[Case], steps: int) -> None:
+    for case in cases:
+        compare_peers(case, steps, [*PEERS], clock=DeviceClock(), span=SPAN, device=DEVICE)
+
+
+def show_budget(cases: Sequence[Case], steps: int) -> None:
+    """What `GradScope(budget=0.02)` makes of it, by the host's clock, in 50 times as many steps."""
+    filled = table("A budget of 2 % of the time", "net", "interval, steps", "share of the time")
+    for case in cases:
+        scope = GradScope(budget=0.02, summary=False, on_finding="ignore")
+        fit(case, 50 * steps, [scope], DEVICE)
+        spent = scope.run.overhead
+        filled.add_row(case.name, f"{spent.every_n_steps:,}", f"{spent.gradscope_seconds / spent.fit_seconds:.1%}")
+    show(filled)
+
+
+def show_work(cases: Sequence[Case], steps: int) -> None:
     columns = [f"{what}, {kind}" for what in ("kernels", "copies") for kind in ("plain", "attached", "of a record")]
     filled = table("Kernels, and copies from device to host, in a step", "net", *columns)
     for case in cases:
@@ -126,7 +150,7 @@ def work_table(cases: Sequence[Case]) -> Table:
         numbers = [str(w.kernels) for w in (plain, attached)] + [f"{record.kernels:+}"]
         numbers += [str(w.copies_to_host) for w in (plain, attached)] + [f"{record.copies_to_host:+}"]
         filled.add_row(case.name, *numbers)
-    return filled
+    show(filled)
 
 
 def work_of_steps(case: Case) -> tuple[Work, Work, Work]:
@@ -134,20 +158,24 @@ def work_of_steps(case: Case) -> tuple[Work, Work, Work]:
     # The first step that is profiled sets up the profiler, and is not looked at.
     plain = StepProfiler((SETTLED - 2, SETTLED))
     fit(case, SETTLED + 2, [plain], DEVICE)
-    profiler, scope = StepProfiler((SETTLED - 2, SETTLED, SETTLED + 1)), GradScope(every_n_steps=2, summary=False)
+    profiler, scope = StepProfiler((SETTLED - 2, SETTLED, SETTLED + 1)), every_second_step()
     fit(case, SETTLED + 3, [profiler, scope], DEVICE)
     if {SETTLED, SETTLED + 1}.intersection(scope.run.steps.tolist()) != {SETTLED}:
         raise RuntimeError(f"GradScope recorded other steps than planned; not seen: {scope.run.coverage.unseen}")
     return plain.work[SETTLED], profiler.work[SETTLED + 1], profiler.work[SETTLED]
 
 
-def waiting_table(cases: Sequence[Case]) -> Table:
+def show_waiting(cases: Sequence[Case], steps: int) -> None:
     filled = table("Does the host wait for the device?", "net", "plain", "steps that are not recorded", "all steps")
     for case in cases:
-        scopes = [None, *(GradScope(every_n_steps=2, summary=False) for _ in range(2))]
+        scopes = [None, every_second_step(), every_second_step()]
         recorded_too = (True, False, True)
         filled.add_row(case.name, *map(waiting, [case] * 3, scopes, recorded_too))
-    return filled
+    show(filled)
+
+
+def every_second_step() -> GradScope:
+    return GradScope(every_n_steps=2, summary=False, on_finding="ignore")
 
 
 def waiting(case: Case, scope: GradScope | None, recorded_too: bool) -> str:
@@ -161,6 +189,16 @@ def waiting(case: Case, scope: GradScope | None, recorded_too: bool) -> str:
     # GradScope raises nothing into a training: what failed inside it stands among what it did not see.
     failures = [why for why in scope.run.coverage.unseen.values() if "synchronizing" in why] if scope else []
     return f"yes: {failures[0]}" if failures else "no"
+
+
+TABLES: dict[str, Callable[[Sequence[Case], int], None]] = {
+    "costs": show_costs,
+    "work": show_work,
+    "waiting": show_waiting,
+    "budget": show_budget,
+    "peers": show_peers,
+}
+"""By the name that the command line knows them by: each is given nets, and how many steps to look at."""
 
 
 if __name__ == "__main__":

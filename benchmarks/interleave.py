@@ -79,7 +79,7 @@ class Rotation(pl.Callback):
             self.order += [name, BEHIND, PLAIN]
         self.span = span
         self.round = span * len(self.order)
-        self.scope = GradScope(every_n_steps=self.round, summary=False)
+        self.scope = GradScope(every_n_steps=self.round, summary=False, on_finding="ignore")
         self._guests: dict[str, list[pl.Callback]] = {
             PLAIN: [], BEHIND: [], ATTACHED: [self.scope], RECORDED: [self.scope], **{n: [p] for n, p in peers.items()},
         }  # fmt: skip

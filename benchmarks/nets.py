@@ -23,13 +23,13 @@ class Case(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """12 encoder layers of width 256, and a classifier of the mean over the sequence."""
+    """12 encoder layers, and a classifier of the mean over the sequence."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True, activation=nn.ReLU())
+        layer = nn.TransformerEncoderLayer(width, width // 64, 4 * width, batch_first=True, activation=nn.ReLU())
         self.encoder = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
-        self.head = nn.Linear(256, 10)
+        self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.as_tensor(self.head(self.encoder(x).mean(1)))
@@ -70,10 +70,20 @@ def residual_mlp(layers: int, width: int, batch: int) -> Case:
 CASES = {
     "cnn": Case("MNIST CNN, batch 128", mnist_cnn, lambda: torch.randn(128, 1, 28, 28)),
     "mlp": Case("50-layer MLP, width 256, batch 128", lambda: deep_mlp(256), lambda: torch.randn(128, 784)),
-    "transformer": Case("transformer, 12 x 256, batch 8 x 64", Transformer, lambda: torch.randn(8, 64, 256)),
+    "transformer": Case(
+        "transformer, 12 x 256, batch 8 x 64", lambda: Transformer(256), lambda: torch.randn(8, 64, 256)
+    ),
     "narrow": Case("50-layer MLP, width 32, batch 16", lambda: deep_mlp(32), lambda: torch.randn(16, 784)),
 }
 """By the name that the command line knows them by. The last is the worst case: many layers of next to no work."""
+
+LARGE = {
+    "large-cnn": Case("MNIST CNN, batch 4,096", mnist_cnn, lambda: torch.randn(4096, 1, 28, 28)),
+    "large-transformer": Case(
+        "transformer, 12 x 1,024, batch 8 x 512", lambda: Transformer(1024), lambda: torch.randn(8, 512, 1024)
+    ),
+}
+"""Further ones, which keep even a large GPU busy: there the host runs ahead of the device."""
 
 
 class Training(pl.LightningModule):

@@ -14,6 +14,7 @@ noise of the machine: look at the quartiles.
 import argparse
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import scaling
 import torch
@@ -56,10 +57,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def compare_peers(case: Case, steps: int, names: Sequence[str]) -> None:
+def compare_peers(case: Case, steps: int, names: Sequence[str], **how: Any) -> None:
+    """Show what a recorded step of each tool takes; `how` are further arguments of `measure`."""
     filled = table(f"A recorded step: {case.name}", "tool", "beyond a plain step, ms", "of a plain step")
-    troubles = {name: trouble(name) for name in names}
-    cost = measure_peers(case, steps, [name for name, why_not in troubles.items() if not why_not])
+    troubles = {name: trouble(name, **how) for name in names}
+    cost = measure_peers(case, steps, [name for name, why_not in troubles.items() if not why_not], **how)
     filled.add_row("GradScope", *_cells(cost.extra[RECORDED], cost))
     for name, why_not in troubles.items():
         cells = (why_not, "") if why_not else _cells(cost.extra[name], cost)
@@ -72,23 +74,23 @@ def _cells(extra: Spread, cost: Cost) -> Iterator[str]:
     yield f"{extra.median / cost.plain.median:+.0%}"
 
 
-def measure_peers(case: Case, steps: int, names: Sequence[str]) -> Cost:
+def measure_peers(case: Case, steps: int, names: Sequence[str], **how: Any) -> Cost:
     peers: dict[str, Peer] = {}
     try:
         for name in names:
             peers[name] = PEERS[name]()
-        return measure(case, steps, peers)
+        return measure(case, steps, peers, **how)
     finally:
         for peer in peers.values():
             peer.close()
 
 
-def trouble(name: str) -> str:
+def trouble(name: str, **how: Any) -> str:
     """Return why a peer cannot be measured, after a short fit with it; empty where it can."""
     if version(name) is None:
         return NOT_INSTALLED
     try:
-        measure_peers(scaling.TINY, 2, [name])
+        measure_peers(scaling.TINY, 2, [name], **how)
     except Exception as error:
         return f"fails: {type(error).__name__}: {error}"
     return ""

@@ -94,7 +94,7 @@ def modes(draw: st.DrawFn) -> Mode:
     )
     batches = partial(Batches, number=draw(st.integers(1, 5)), size=draw(st.sampled_from([1, 2, 16])))
     channels_of = ("net.0.act",) if image is not None else ()
-    return Mode(f"{plan}", build, batches=batches, options=lambda: dict(options), channels=channels_of)
+    return Mode(f"{plan}", build, batches=batches, options=lambda accelerator: dict(options), channels=channels_of)
 
 
 @given(modes())
