@@ -162,7 +162,8 @@ def test_a_compiled_model_is_trained_and_measured(mode: str) -> None:
         fit(model, *scopes, batches=24)
         weights.append(model.state_dict())
         runs += [scope.run for scope in scopes]
-    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    # Of two graphs the compiler may fuse each in its own way: once in a while the last bit differs.
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)
     (run,) = runs
     torch.manual_seed(3)
     scope = GradScope(every_n_steps=4, summary=False)
@@ -177,21 +178,21 @@ def test_a_compiled_model_is_trained_and_measured(mode: str) -> None:
 
 
 def test_memory_that_runs_out_inside_a_probe_leaves_training_alone() -> None:
-    """An exact update ratio copies the weights: of 64 MB, where little more is left."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    net = nn.Sequential(nn.Linear(20, 4000), nn.ReLU(), nn.Linear(4000, 4000), nn.ReLU(), nn.Linear(4000, 4))
-    total = torch.cuda.get_device_properties(0).total_memory
-    scope = GradScope(every_n_steps=1, summary=False, exact=True)
+    """An exact update ratio copies the weights, of 64 MB, where there is hardly more than training itself takes."""
 
-    class Limits(pl.Callback):
-        def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-            if args[1] == 3:
-                torch.cuda.empty_cache()
-                torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**25) / total)
+    def fit_wide(*callbacks: pl.Callback) -> None:
+        net = nn.Sequential(nn.Linear(20, 4000), nn.ReLU(), nn.Linear(4000, 4000), nn.ReLU(), nn.Linear(4000, 4))
+        fit(Classifier(net, lr=1e-3), *callbacks, batches=8)
+        gc.collect()
+        torch.cuda.empty_cache()
 
+    fit_wide()
+    torch.cuda.reset_peak_memory_stats()
+    fit_wide()
+    allowed, scope = torch.cuda.max_memory_reserved() + 2**24, GradScope(every_n_steps=1, summary=False, exact=True)
+    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(0).total_memory)
     try:
-        fit(Classifier(net, lr=1e-3), Limits(), scope, batches=8)
+        fit_wide(scope)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert [why for why in scope.run.coverage.unseen.values() if "OutOfMemoryError" in why]
