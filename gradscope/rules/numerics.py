@@ -63,15 +63,15 @@ def non_finite(run: Run) -> Iterator[Finding]:
     bad = loss | flags.any(axis=1)
     steps = run.steps[bad].tolist()
     if run.origin is not None and (not steps or run.origin.step <= steps[0]):
-        yield _born(run.origin, steps)
+        yield _born(run, run.origin, steps)
     elif steps:
         yield _seen(run, flags, loss, bad)
 
 
-def _born(origin: Origin, steps: list[int]) -> Finding:
-    from_start = origin.direction == "weight" and not origin.step
+def _born(run: Run, origin: Origin, steps: list[int]) -> Finding:
+    from_start = origin.direction == "weight" and _is_first(run, origin.step)
     module = origin.module or "the training step, outside of any module"
-    where = BORN.get(origin.direction, "in {}").format(module, since=_since(origin.step))
+    where = BORN.get(origin.direction, "in {}").format(module, since=_since(run, origin.step))
     where += f" on rank {origin.rank}" if origin.rank is not None else ""
     by = f", by the operation {origin.operation}" if origin.operation else ""
     return _finding(
@@ -85,9 +85,14 @@ def _born(origin: Origin, steps: list[int]) -> Finding:
     )
 
 
-def _since(step: int) -> str:
+def _is_first(run: Run, step: int) -> bool:
+    """Say whether `run` begins with `step`: above zero where its weights come from a checkpoint of another."""
+    return step <= (run.steps[0] if len(run.steps) else 0)
+
+
+def _since(run: Run, step: int) -> str:
     """How a weight that is bad before `step` came to be so."""
-    return "by an earlier step" if step else "before the first step or in it"
+    return "before the first step or in it" if _is_first(run, step) else "by an earlier step"
 
 
 def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Finding:
@@ -96,8 +101,8 @@ def _seen(run: Run, flags: npt.NDArray[np.int64], loss: Mask, bad: Mask) -> Find
     layers = np.flatnonzero(flags[at] & flag) if flag is not None else np.empty(0, dtype=np.int64)
     # A forward pass infects what comes after, a backward pass what stands before.
     layers = layers[::-1] if flag is NonFinite.GRADIENT else layers
-    from_start = flag is NonFinite.WEIGHT and not run.steps[at]
-    where = where.format(since=_since(int(run.steps[at])))
+    from_start = flag is NonFinite.WEIGHT and not at
+    where = where.format(since=_since(run, int(run.steps[at])))
     seen = f"{what} of {run.layers[layers[0]].name}" if len(layers) else what
     return _finding(
         names(run, layers),

@@ -477,13 +477,14 @@ def test_non_finite_says_where_it_was_seen_first(flag: int, order: tuple[str, ..
     assert where in finding.message
 
 
-def test_weights_that_were_never_numbers_are_not_blamed_on_a_step() -> None:
+@pytest.mark.parametrize("first", [0, 100], ids=["untrained", "from a checkpoint"])
+def test_weights_that_were_never_numbers_are_not_blamed_on_a_step(first: int) -> None:
     flags = np.zeros((40, 5))
     flags[:, 2] = 2
-    seen = only(mlp_run(1.0, metrics={"nonfinite": flags}))
-    born = only(replace(mlp_run(1.0, metrics={"nonfinite": flags}), origin=Origin(0, "fc2", "weight")))
-    for finding in (seen, born):
-        assert (finding.layers, finding.first_step) == (("fc2",), 0)
+    run = mlp_run(1.0, metrics={"nonfinite": flags})
+    run = replace(run, steps=run.steps + first)
+    for finding in (only(run), only(replace(run, origin=Origin(first, "fc2", "weight")))):
+        assert (finding.layers, finding.first_step) == (("fc2",), first)
         assert "in a weight" in finding.message
         assert "before the first step or in it. Usual cause: an initialisation" in finding.message
         assert "its initialisation, or the checkpoint" in finding.hint
