@@ -208,7 +208,9 @@ class GradScope(Resumable):
         """Look at the model; hooks come with the first step."""
         before = self._fit
         self._start_over()
-        before.detach()  # its end may be one that nobody told of: another callback's `on_exception` may have raised
+        # Its end may be one that nobody told of: another callback's `on_exception` may have raised.
+        before.detach()
+        before.ranks.part()
         self._trainer = trainer
         if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]  # undeclared
             self._switch_off(SECOND)

@@ -93,6 +93,25 @@ def test_a_fit_that_ended_without_a_word_is_over(monkeypatch: pytest.MonkeyPatch
     assert hooks(model, rude) == hooks(unwatched, bare), "nothing is left on the model of the fit before"
 
 
+def test_the_ranks_of_a_fit_that_ended_without_a_word_part_when_the_next_begins() -> None:
+    class Merge:
+        """Of a fit of several ranks."""
+
+        parted = False
+
+        def leave(self) -> None:
+            self.parted = True
+
+    scope, merge, optimizer = GradScope(summary=False), Merge(), torch.optim.SGD([torch.ones(1)])
+    ranks = scope._fit.ranks
+    ranks.merge = merge  # type: ignore[assignment]
+    ranks.count([optimizer])
+    assert optimizer._optimizer_step_post_hooks
+    trainer(scope).fit(Model())
+    assert merge.parted
+    assert not optimizer._optimizer_step_post_hooks
+
+
 # ------------------------------------------------------------------ several GradScopes, one Trainer
 
 
