@@ -1,15 +1,15 @@
 """The vocabulary: what was measured (`Metric`, `Layer`, `Record`, `Run`) and what it means (`Severity`, `Finding`)."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradscope.stacking import Block, stacked
 from gradscope.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -359,7 +359,7 @@ class Run:
     def from_records(
         cls,
         name: str,
-        records: Sequence[Record],
+        records: Sequence[Record | Block],
         columns: Sequence[Metric],
         **rest: Any,
     ) -> "Run":
@@ -371,31 +371,15 @@ class Run:
         Raises:
             KeyError: a record holds a metric that is not among the `columns`.
         """
-        latest = {r.step: r for r in sorted(records, key=lambda r: r.wall_time)}
-        ordered = [latest[step] for step in sorted(latest)]
-        layers = _union(r.layers for r in reversed(ordered))
-        row = {layer.name: i for i, layer in enumerate(layers)}
-        metrics = {c.name: np.full((len(ordered), len(layers)), np.nan, dtype=np.float32) for c in columns}
-        first = 0
-        # By identity: records share a tuple while their layers are the same, and hashing it costs more than reading.
-        known: dict[int, npt.NDArray[np.int64]] = {}
-        for (identity, names), alike in groupby(ordered, key=lambda r: (id(r.layers), tuple(r.metrics))):
-            part = list(alike)
-            if identity not in known:
-                known[identity] = np.array([row[layer.name] for layer in part[0].layers], dtype=np.int64)
-            for metric in names:
-                metrics[metric][first : first + len(part), known[identity]] = np.array(
-                    [r.metrics[metric] for r in part]
-                )
-            first += len(part)
+        stack = stacked(records, [column.name for column in columns], GLOBALS)
         return cls(
             name=name,
-            steps=np.array([r.step for r in ordered], dtype=np.int64),
-            wall_times=np.array([r.wall_time for r in ordered], dtype=np.float64),
-            layers=layers,
-            metrics=metrics,
+            steps=stack.steps,
+            wall_times=stack.wall_times,
+            layers=stack.layers,
+            metrics=stack.metrics,
             columns=tuple(columns),
-            globals={g: np.array([r.globals.get(g, math.nan) for r in ordered], dtype=np.float64) for g in GLOBALS},
+            globals=stack.globals,
             **rest,
         )
 
@@ -436,11 +420,3 @@ class Finding:
             "evidence": {k: v if math.isfinite(v) else str(v) for k, v in self.evidence.items()},
             "cause": self.cause,
         }
-
-
-def _union(layer_sets: Iterable[tuple[Layer, ...]]) -> tuple[Layer, ...]:
-    union: dict[str, Layer] = {}
-    for layers in {id(layers): layers for layers in layer_sets}.values():
-        for layer in layers:
-            union.setdefault(layer.name, layer)
-    return tuple(union.values())
