@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from gradscope.events.status import DamagedStatusError, fields_of, is_number
 from gradscope.records import GLOBALS, Floats, Layer, Metric, Record, Run
+from gradscope.stacking import Block, blocks_of, steps_of, wall_times_of, where
 from gradscope.wording import counted
 
 PLUGIN_NAME = "gradscope"
@@ -31,6 +33,10 @@ METRIC_TAG = "gradscope/{}"
 
 _UNITS = ("L2 norm", "ratio", "fraction", "value", "flags")
 
+Steps = npt.NDArray[np.int64]
+WallTimes = npt.NDArray[np.float64]
+Total = TypeVar("Total", float, npt.NDArray[np.float64])
+
 Content = Floats | Sequence[bytes]
 """What a value holds: float32[n], or strings."""
 
@@ -52,8 +58,10 @@ class Decoder:
     def __init__(self) -> None:
         self.series: dict[str, Series] = {}
         """By tag, what is known of it; a tag that this version cannot read has no entry."""
-        self.records: list[Record] = []
+        self.records: list[Record | Block] = []
         """What was read so far."""
+        self.count = 0
+        """How many records these are."""
         self._layers: tuple[Layer, ...] = ()
         self._columns: dict[str, Metric] = {}
         self._status: dict[str, Any] = {}
@@ -110,24 +118,45 @@ class Decoder:
                 continue
             if series.metric is not None:
                 numbers = _numbers(content)
-                if len(numbers) == len(self._layers):
+                if self._fits(series.metric, numbers, [step]):
                     metrics[series.metric.name] = numbers
-                else:
-                    self._misfits.setdefault(series.metric.name, []).append(step)
             elif series.kind == "layers":
                 self._read_layers(_strings(content))
             elif series.kind == "globals":
-                totals = _totals(series.names, _numbers(content))
+                totals = _totals(series.names, _numbers(content).tolist())
             elif series.kind == "resumed":
                 self._resumed.append((step, wall_time))
             elif series.kind == "status":
                 self._read_status(_strings(content))
         if metrics or totals is not None:
             self.records.append(Record(step, wall_time, self._layers, metrics, totals or {}))
+            self.count += 1
 
-    def miss(self) -> None:
-        """Count a record that cannot be read, because what describes its tags was not."""
-        self._undescribed += GLOBALS_TAG not in self._described
+    def are_measurements(self, tags: Iterable[str]) -> bool:
+        """Say whether all the values of `tags` are what records are made of, as far as they are read."""
+        known = (self.series[tag] for tag in tags if tag in self.series)
+        return all(series.metric is not None or series.kind == "globals" for series in known)
+
+    def read_many(self, steps: Steps, wall_times: WallTimes, values: Iterable[tuple[str, Floats]]) -> None:
+        """Read n events as `read` would: int64[n], float64[n], and by tag, all of measurements, float32[n, k]."""
+        metrics: dict[str, Floats] = {}
+        totals: dict[str, npt.NDArray[np.float64]] | None = None
+        for tag, numbers in values:
+            series = self.series.get(tag)
+            if series is None:
+                continue
+            if series.metric is None:
+                with np.errstate(invalid="ignore"):  # of a NaN that signals
+                    totals = _totals(series.names, numbers.T.astype(np.float64))
+            elif self._fits(series.metric, numbers, steps.tolist()):
+                metrics[series.metric.name] = numbers
+        if metrics or totals is not None:
+            self.records.append(Block(steps, wall_times, self._layers, metrics, totals or {}))
+            self.count += len(steps)
+
+    def miss(self, count: int = 1) -> None:
+        """Count records that cannot be read, because what describes their tags was not."""
+        self._undescribed += count * (GLOBALS_TAG not in self._described)
 
     def run(self, name: str, notes: Iterable[str] = ()) -> Run:
         """Return what was read so far, called `name`, with further `notes`: without records a run with S = L = 0."""
@@ -141,12 +170,23 @@ class Decoder:
         everything = (*self._notes, *notes, *missing)
         return Run.from_records(name, self._timeline(), self.columns, **self._status, notes=everything)
 
-    def _timeline(self) -> Sequence[Record]:
+    def _timeline(self) -> Sequence[Record | Block]:
         """The records without those that training took back: from where it was resumed on, taken before that."""
-        records: Sequence[Record] = self.records
+        if not self._resumed:
+            return self.records
+        blocks = blocks_of(self.records)
+        steps, wall_times = steps_of(blocks), wall_times_of(blocks)
+        kept = np.ones(len(steps), dtype=np.bool_)
         for step, wall_time in self._resumed:
-            records = [r for r in records if r.step < step or r.wall_time >= wall_time]
-        return records
+            kept &= (steps < step) | (wall_times >= wall_time)
+        return where(blocks, kept)
+
+    def _fits(self, metric: Metric, numbers: Floats, steps: Iterable[int]) -> bool:
+        """Say whether there is one number for each layer; the `steps` where there is not are noted."""
+        if numbers.shape[-1] == len(self._layers):
+            return True
+        self._misfits.setdefault(metric.name, []).extend(steps)
+        return False
 
     def _metric(self, stated: Mapping[str, Any], tag: str) -> Metric:
         name, title, unit, healthy = (stated.get(key) for key in ("metric", "title", "unit", "healthy"))
@@ -186,8 +226,8 @@ def _strings(content: Content) -> Sequence[bytes]:
     return content if not isinstance(content, np.ndarray) else ()
 
 
-def _totals(names: Sequence[str], numbers: Floats) -> dict[str, float]:
-    return {name: total for name, total in zip(names, numbers.tolist(), strict=False) if name in GLOBALS}
+def _totals(names: Sequence[str], totals: Iterable[Total]) -> dict[str, Total]:
+    return {name: total for name, total in zip(names, totals, strict=False) if name in GLOBALS}
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

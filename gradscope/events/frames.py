@@ -1,7 +1,7 @@
 """The frames that an event file is made of, and how those that hold our values are found among them."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from gradscope.events.checksum import masked_crc
@@ -60,13 +60,18 @@ class Frames:
         return self._end - self.position
 
     def __iter__(self) -> Iterator[bytes]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[bytes]]:
+        """Yield the same data, that of a chunk together."""
         while self.position < self._end:
             chunk = self._read(self.position, CHUNK)
             size = self._sizes[chunk[:_HEADER]]
             if size <= len(chunk):
-                yield from self._in_chunk(chunk)
+                yield list(self._in_chunk(chunk))
             elif size <= self.unread:
-                yield from self._larger_than_chunk(size)
+                yield list(self._larger_than_chunk(size))
             elif size < _BEYOND_ANY_FILE or len(chunk) < _HEADER:
                 return  # the file ends within this frame
             elif not self._resume():
@@ -88,7 +93,7 @@ class Frames:
                 return
             self.position = offset + end
             if hit >= 0:
-                yield from self._checked(chunk[start + _HEADER : end])
+                yield from self._checked(chunk[start + _HEADER : end - _FOOTER], chunk[end - _FOOTER : end])
 
     def _larger_than_chunk(self, size: int) -> Iterator[bytes]:
         start, reach = self.position, CHUNK + len(MARKER) - 1
@@ -98,12 +103,12 @@ class Frames:
         if start + size <= self._end:  # else the file became shorter meanwhile
             self.position = start + size
             if frame:
-                yield from self._checked(frame[_HEADER:])
+                yield from self._checked(frame[_HEADER:-_FOOTER], frame[-_FOOTER:])
 
     def _resume(self) -> bool:
         for start, size in self._candidates():
             frame = self._read(start, size)
-            if _is_intact(frame[_HEADER:]):
+            if masked_crc(frame[_HEADER:-_FOOTER]) == frame[-_FOOTER:]:
                 self.skipped += start - self.position
                 self.position = start
                 return True
@@ -119,11 +124,11 @@ class Frames:
                     if offset + start + size <= self._end:
                         yield offset + start, size
 
-    def _checked(self, data_and_checksum: bytes) -> Iterator[bytes]:
-        if _is_intact(data_and_checksum):
-            yield data_and_checksum[:-_FOOTER]
-        else:
-            self.damaged += 1
+    def _checked(self, data: bytes, checksum: bytes) -> Sequence[bytes]:
+        if masked_crc(data) == checksum:
+            return (data,)
+        self.damaged += 1
+        return ()
 
     def _read(self, position: int, size: int) -> bytes:
         self._file.seek(position)
@@ -132,10 +137,6 @@ class Frames:
         if len(read) < wanted:
             self._end = position + len(read)
         return read
-
-
-def _is_intact(data_and_checksum: bytes) -> bool:
-    return masked_crc(data_and_checksum[:-_FOOTER]) == data_and_checksum[-_FOOTER:]
 
 
 class _Sizes(dict[bytes, int]):

@@ -5,16 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
-import numpy as np
-from google.protobuf.message import DecodeError
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
-
-from gradscope.events.decoding import GLOBALS_TAG, PLUGIN_NAME, Content, Decoder
+from gradscope.events.decoding import Decoder
 from gradscope.events.encoding import Encoder
 from gradscope.events.event_files import EventFile, Files, reason
 from gradscope.events.frames import Frames
+from gradscope.events.parsing import Parser
 from gradscope.events.remote_files import files_under
 from gradscope.records import Run
 from gradscope.wording import counted
@@ -138,6 +133,7 @@ class _FileReader:
     def __init__(self, file: EventFile, files: Files) -> None:
         self.file = file
         self._files = files
+        self._parser = Parser()
         self._position = self._unread = self._records = self._damaged = self._skipped = 0
         self._is_damaged = self._is_listed = False
         self._ends = b""
@@ -172,8 +168,8 @@ class _FileReader:
         """Yield what is wrong; `has_data` where the run is one of ours, `is_awaited` where the file may still grow."""
         if self.file.problem:
             yield f"{self.file.name}: could not be read ({self.file.problem})"
-        if self._damaged:
-            yield f"{self.file.name}: {counted(self._damaged, 'damaged event')} left out"
+        if damaged := self._damaged + self._parser.damaged:
+            yield f"{self.file.name}: {counted(damaged, 'damaged event')} left out"
         if has_data and self._skipped:
             yield f"{self.file.name}: {counted(self._skipped, 'byte')} left out that are no TensorBoard event"
         if has_data and self._unread and (self._is_damaged or not is_awaited):
@@ -183,23 +179,15 @@ class _FileReader:
 
     def _read(self, opened: BinaryIO, decoder: Decoder) -> None:
         frames = Frames(opened, self._position, self.file.size)
-        before = len(decoder.records)
+        before = decoder.count
         try:
-            for data in frames:
-                self._read_event(data, decoder)
+            for events in frames.batches():
+                self._parser.parse(events, decoder)
         finally:
             self._position, self._unread, self._is_damaged = frames.position, frames.unread, frames.is_damaged
             self._damaged += frames.damaged
             self._skipped += frames.skipped
-            self._records += len(decoder.records) - before
-
-    def _read_event(self, data: bytes, decoder: Decoder) -> None:
-        try:
-            event = Event.FromString(data)
-        except DecodeError:
-            self._damaged += 1
-        else:
-            _decode(event, decoder)
+            self._records += decoder.count - before
 
 
 def _ends(file: BinaryIO, position: int) -> bytes:
@@ -209,27 +197,3 @@ def _ends(file: BinaryIO, position: int) -> bytes:
     first = file.read(size)
     file.seek(position - size)
     return first + file.read(size)
-
-
-def _decode(event: Event, decoder: Decoder) -> None:
-    values = []
-    for value in event.summary.value:
-        tag = value.tag
-        if value.HasField("metadata") and value.metadata.plugin_data.plugin_name == PLUGIN_NAME:
-            decoder.describe(tag, value.metadata.plugin_data.content)
-        if tag in decoder.series:
-            values.append((tag, _content(value.tensor)))
-        elif tag == GLOBALS_TAG:  # of every record
-            decoder.miss()
-        if tag == GLOBALS_TAG:
-            break  # what follows it is made for TensorBoard's own dashboards, often a hundred curves
-    decoder.read(event.step, event.wall_time, values)
-
-
-def _content(tensor: TensorProto) -> Content:
-    if tensor.dtype == DT_STRING:
-        return list(tensor.string_val)
-    content = tensor.tensor_content
-    if tensor.dtype != DT_FLOAT or len(content) % 4:
-        return np.empty(0, dtype=np.float32)
-    return np.frombuffer(content, dtype="<f4")
