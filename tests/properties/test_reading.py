@@ -21,6 +21,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gradscope import diagnose
+from gradscope.events import parsing
 from gradscope.events.encoding import Encoder
 from gradscope.events.frames import Frames
 from gradscope.events.reading import LogReader, load
@@ -230,6 +231,61 @@ def test_whatever_stands_under_our_tags_is_read_or_noted(events: list[bytes], so
     assert all(series.shape == shape[:1] for series in run.globals.values())
     assert all(unit.unit in UNITS for unit in run.columns)
     assert isinstance(run.thresholds, Thresholds)
+
+
+@st.composite
+def repeated(draw: st.DrawFn, events: st.SearchStrategy[bytes]) -> list[bytes]:
+    """Events, each of them several times with other numbers: one kind after the other, or mixed."""
+    repeated = []
+    for data in draw(st.lists(events, min_size=1, max_size=3)):
+        for _ in range(draw(st.integers(1, 9))):
+            again = Event.FromString(data)
+            again.step = draw(st.sampled_from([again.step, 7, 127, 128, 300, 16_384, -2]))
+            again.wall_time = draw(st.sampled_from([again.wall_time, 3.0, 5.0, 1e9]))
+            for value in again.summary.value:
+                size = len(value.tensor.tensor_content)
+                value.tensor.tensor_content = draw(st.binary(min_size=size, max_size=size))
+            repeated.append(again.SerializeToString())
+    return draw(st.permutations(repeated)) if draw(st.booleans()) else repeated
+
+
+@st.composite
+def plain_records(draw: st.DrawFn) -> bytes:
+    layers = layers_named(draw(st.sampled_from([["a"], ["a", "b"], ["b", "a"]])))
+    encoder, numbers = Encoder(COLUMNS), {draw(st.sampled_from(COLUMNS)).name: floats(*range(len(layers)))}
+    first, second = (encoder.record(Record(1, 1.0, layers, numbers)) for _ in range(2))
+    second.value.add(tag="curve", simple_value=1.0)
+    return event(draw(st.sampled_from([first, second, second, encoder.resumed()])), 200)
+
+
+@given(repeated(plain_records() | strange_events()), st.data())
+def test_events_are_read_as_if_each_were_taken_apart(events: list[bytes], data: st.DataObject) -> None:
+    """However many are alike, in two files that grow, with damage in them."""
+    first = events_of([Record(0, 1.0, layers_named(["a"]), {c.name: floats(1) for c in COLUMNS})], COLUMNS)
+    half = data.draw(st.integers(0, len(events)))
+    with folder() as path:
+        files = [
+            write_frames(path / "tfevents.1", *first, *events[:half]),
+            write_frames(path / "tfevents.2", *events[half:]),
+        ]
+        whole = [bytearray(file.read_bytes()) for file in files]
+        for content in whole:
+            for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=1)):
+                content[at] ^= 4
+        cut = data.draw(st.integers(0, len(whole[1])))
+        readings = []
+        for few in (10**9, 0, 2):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(parsing, "FEW", few)
+                files[0].write_bytes(whole[0])
+                files[1].write_bytes(whole[1][:cut])
+                reader = LogReader(path)
+                before = reader.read()
+                append(files[1], bytes(whole[1][cut:]))
+                readings.append([*before.values(), *reader.read(live=False).values()])
+    for reading in readings[1:]:
+        for run, expected in zip(reading, readings[0], strict=True):
+            assert_same(run, expected)
 
 
 SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
