@@ -78,7 +78,7 @@ def _hand_on(event: Event, decoder: Decoder) -> None:
 def _hand_on_alike(template: Template, rows: Rows, decoder: Decoder) -> None:
     if GLOBALS_TAG in template.tags and GLOBALS_TAG not in decoder.series:
         decoder.miss(len(rows))
-    values = [(tag, template.floats(rows, i)) for i, tag in enumerate(template.tags) if tag in decoder.series]
+    values = [(tag, template.floats(rows, i)) for i, tag in enumerate(template.tags)]
     decoder.read_many(template.steps(rows), template.wall_times(rows), values)
 
 

@@ -46,7 +46,6 @@ class Template:
             elif key == _STEP:
                 self._step = place
                 self._common[place] = _HIGH_BIT
-                self._common[place][9:] = 0xFF  # of 64 bits the tenth byte has one, and no room for others
             elif key == _SUMMARY:
                 self._contents += [self._content(data, value) for key, value in _fields(data, place) if key == _VALUE]
 
@@ -61,7 +60,7 @@ class Template:
     def steps(self, rows: Rows) -> npt.NDArray[np.int64]:
         """Return the steps of events that fit: int64[n]."""
         steps = np.zeros(len(rows), dtype=np.uint64)
-        for i, byte in enumerate(rows[:, self._step].T):
+        for i, byte in enumerate(rows[:, self._step].T):  # of the tenth all but one bit are dropped
             steps |= (byte & ~np.uint8(_HIGH_BIT)).astype(np.uint64) << np.uint64(7 * i)
         return steps.view(np.int64)
 

@@ -134,6 +134,13 @@ def test_steps_of_any_length(fit: Fit, start: int) -> None:
     assert run.steps.tolist() == list(range(start, start + 20))
 
 
+def test_a_step_of_more_bits_than_there_are(fit: Fit) -> None:
+    first, *events = fit.events(*range(-30, -10))
+    for last in (0x00, 0x02, 0x03, 0x7F):
+        events[7] = events[7][:19] + bytes([last]) + events[7][20:]
+        assert_read_as_each([first, *events])
+
+
 def test_steps_in_any_order(fit: Fit) -> None:
     steps = [*range(300, 330), *range(310, 320), 5, 2**40, *range(-5, 200, 3)]
     assert assert_read_as_each(fit.events(*steps)).steps.tolist() == sorted(set(steps))
@@ -205,8 +212,31 @@ def test_a_tag_that_is_described_anew_between_them(fit: Fit) -> None:
     plain = fit.events(*range(200, 220))
     for content in (b'{"v":1,"kind":"resumed"}', b'{"v":1,"kind":"layers"}', b'{"v":9}', b'{"v":1,"kind":"status"}'):
         for tag in ("gradscope/grad_norm", "gradscope/globals"):
-            assert_read_as_each([*plain, event(described(content, tag), 220), *plain])
+            again = event(described(content, tag), 220)
+            assert_read_as_each([*plain, again, *plain[1:]])
+            assert_read_as_each([*plain, again, *plain[1:], *plain])
     assert_read_as_each(plain[1:])  # the first of which described all
+
+
+def test_events_without_totals(fit: Fit) -> None:
+    without = []
+    for data in fit.events(*range(199, 240)):
+        changed = Event.FromString(data)
+        del changed.summary.value[3 if changed.step == 199 else 2 :]
+        without.append(changed.SerializeToString())
+    assert assert_read_as_each(without).steps.tolist() == list(range(199, 240))
+    assert (
+        assert_read_as_each([event(described(b"{}")), *without[1:]]).notes
+        == parsed([event(described(b"{}"))], 0)[0].notes
+    )
+
+
+def test_events_without_a_step_or_a_time(fit: Fit) -> None:
+    first, *summaries = (fit.summary(fit.record(0)) for _ in range(20))
+    for step, wall_time in ((0, 0.0), (5, 0.0), (0, 3.0)):
+        events = [event(summary, step, wall_time) for summary in summaries]
+        run = assert_read_as_each([event(first, 9, 9.0), *events])
+        assert (run.steps.tolist(), run.wall_times.tolist()) == ([step, 9], [wall_time, 9.0])
 
 
 def test_a_description_in_each_of_them() -> None:
