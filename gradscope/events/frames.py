@@ -84,7 +84,7 @@ class Frames:
         start = end = 0
         while end < len(chunk):
             hit = self._find(chunk, end)
-            stop = hit if hit >= 0 else len(chunk)
+            stop = hit + 1 if hit >= 0 else len(chunk)
             while end < stop:  # once for each frame of a log: nothing is as short as this
                 start = end
                 end += sizes[chunk[end : end + _HEADER]]

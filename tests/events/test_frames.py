@@ -104,6 +104,15 @@ def test_a_header_that_is_right_by_chance_is_none() -> None:
     assert (found, reader.skipped) == ([MARKER], 54)
 
 
+@pytest.mark.parametrize("before", [[], [b"a" * 30], [b"a" * 30, MARKER]])
+def test_a_marker_where_a_frame_should_begin_is_damage(chunk: int, before: list[bytes]) -> None:
+    """As where some bytes were cut out of a file."""
+    lost = MARKER + b" and what was behind it"
+    found, reader = read(framed(*before) + lost + framed(MARKER + b"!"))
+    assert found == [*(data for data in before if MARKER in data), MARKER + b"!"]
+    assert (reader.skipped, reader.damaged, reader.unread) == (len(lost), 0, 0)
+
+
 @pytest.mark.parametrize("length", [9, 255, 256, 257, 65535, 65536, 65537, 1 << 20])
 def test_it_goes_on_at_a_frame_of_any_length(length: int) -> None:
     data = MARKER.ljust(length, b"x")
