@@ -109,17 +109,15 @@ class Decoder:
             self.note(f"{tag}: its description could not be read, so it is left out")
 
     def read(self, step: int, wall_time: float, values: Iterable[tuple[str, Content]]) -> None:
-        """Read an event: tags and what they hold, the layers before the metrics. Unknown tags are left out."""
-        metrics: dict[str, Floats] = {}
+        """Read an event: tags and what they hold. Its layers are those of its metrics. Unknown tags are left out."""
+        measured: list[tuple[str, Floats]] = []
         totals: dict[str, float] | None = None
         for tag, content in values:
             series = self.series.get(tag)
             if series is None:
                 continue
             if series.metric is not None:
-                numbers = _numbers(content)
-                if self._fits(series.metric, numbers, [step]):
-                    metrics[series.metric.name] = numbers
+                measured.append((series.metric.name, _numbers(content)))
             elif series.kind == "layers":
                 self._read_layers(_strings(content))
             elif series.kind == "globals":
@@ -128,6 +126,7 @@ class Decoder:
                 self._resumed.append((step, wall_time))
             elif series.kind == "status":
                 self._read_status(_strings(content))
+        metrics = self._fitting(measured, [step])
         if metrics or totals is not None:
             self.records.append(Record(step, wall_time, self._layers, metrics, totals or {}))
             self.count += 1
@@ -139,17 +138,18 @@ class Decoder:
 
     def read_many(self, steps: Steps, wall_times: WallTimes, values: Iterable[tuple[str, Floats]]) -> None:
         """Read n events as `read` would: int64[n], float64[n], and by tag, all of measurements, float32[n, k]."""
-        metrics: dict[str, Floats] = {}
+        measured: list[tuple[str, Floats]] = []
         totals: dict[str, npt.NDArray[np.float64]] | None = None
         for tag, numbers in values:
             series = self.series.get(tag)
             if series is None:
                 continue
-            if series.metric is None:
+            if series.metric is not None:
+                measured.append((series.metric.name, numbers))
+            else:
                 with np.errstate(invalid="ignore"):  # of a NaN that signals
                     totals = _totals(series.names, numbers.T.astype(np.float64))
-            elif self._fits(series.metric, numbers, steps.tolist()):
-                metrics[series.metric.name] = numbers
+        metrics = self._fitting(measured, steps.tolist())
         if metrics or totals is not None:
             self.records.append(Block(steps, wall_times, self._layers, metrics, totals or {}))
             self.count += len(steps)
@@ -181,12 +181,15 @@ class Decoder:
             kept &= (steps < step) | (wall_times >= wall_time)
         return where(blocks, kept)
 
-    def _fits(self, metric: Metric, numbers: Floats, steps: Iterable[int]) -> bool:
-        """Say whether there is one number for each layer; the `steps` where there is not are noted."""
-        if numbers.shape[-1] == len(self._layers):
-            return True
-        self._misfits.setdefault(metric.name, []).extend(steps)
-        return False
+    def _fitting(self, measured: Iterable[tuple[str, Floats]], steps: Sequence[int]) -> dict[str, Floats]:
+        """Return the metrics that have a number for each layer; the `steps` of the others are noted."""
+        fitting = {}
+        for name, numbers in measured:
+            if numbers.shape[-1] == len(self._layers):
+                fitting[name] = numbers
+            else:
+                self._misfits.setdefault(name, []).extend(steps)
+        return fitting
 
     def _metric(self, stated: Mapping[str, Any], tag: str) -> Metric:
         name, title, unit, healthy = (stated.get(key) for key in ("metric", "title", "unit", "healthy"))

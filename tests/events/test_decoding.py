@@ -79,3 +79,14 @@ def test_a_tag_described_anew_is_what_was_said_last() -> None:
     decoder.read(0, 1.0, [("gradscope/layers", TABLE), ("gradscope/grad_norm", floats(1, 2))])
     assert not decoder.records
     assert decoder.run("run").notes == ("gradscope/grad_norm: its description could not be read, so it is left out",)
+
+
+def test_layers_that_come_behind_the_metrics_are_theirs() -> None:
+    decoder = described()
+    decoder.read(0, 1.0, [("gradscope/layers", TABLE), ("gradscope/grad_norm", floats(1, 2))])
+    decoder.read(1, 2.0, [("gradscope/grad_norm", floats(3, 4)), ("gradscope/layers", TABLE[:3])])
+    decoder.read(2, 3.0, [("gradscope/grad_norm", floats(5, 6)), ("gradscope/layers", TABLE)])
+    run = decoder.run("run")
+    assert (run.steps.tolist(), run.metrics["grad_norm"].tolist()) == ([0, 2], [[1, 2], [5, 6]])
+    assert len(run.notes) == 1
+    assert "left out of 1 record from step 1 on" in run.notes[0]
