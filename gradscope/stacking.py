@@ -1,5 +1,6 @@
 """Records → columns: what single records and whole blocks of them hold, one below the other."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Records that were taken one after the other and hold the same: n of them over L layers."""
+    """Records that were taken one after the other, of the same layers: n of them over L layers."""
 
     steps: npt.NDArray[np.int64]
     """int64[n], in any order."""
@@ -23,9 +24,9 @@ class Block:
     layers: "tuple[Layer, ...]"
     """The rows of the metrics of each of them."""
     metrics: "Mapping[str, Floats]"
-    """By name, float32[n, L]."""
+    """By name, float32[n, L]; NaN where a record has no such metric."""
     globals: Mapping[str, npt.NDArray[np.float64]]
-    """By name, float64[n]."""
+    """By name, float64[n]; NaN where a record has no such global."""
 
 
 class Stack(NamedTuple):
@@ -44,7 +45,7 @@ class Stack(NamedTuple):
 
 
 def blocks_of(records: "Sequence[Record | Block]") -> list[Block]:
-    """Return the same records in the same order in blocks; single ones in a row that hold the same become one."""
+    """Return the same records in the same order in blocks; single ones in a row of the same layers become one."""
     return [
         first if isinstance(first, Block) else _block([first, *cast("list[Record]", others)])
         for first, *others in (list(alike) for _, alike in groupby(records, key=_held))
@@ -91,21 +92,22 @@ def stacked(records: "Sequence[Record | Block]", metrics: Iterable[str], totals:
     return Stack(steps[order], wall_times_of(blocks)[order], layers, cells, in_order)
 
 
-def _held(record: "Record | Block") -> tuple[object, ...]:
-    if isinstance(record, Block):
-        return (id(record),)
+def _held(record: "Record | Block") -> int:
     # By identity: records share a tuple while their layers are the same, and comparing it costs more than reading.
-    return id(record.layers), tuple(record.metrics), tuple(record.globals)
+    return id(record if isinstance(record, Block) else record.layers)
 
 
 def _block(records: "Sequence[Record]") -> Block:
-    first = records[0]
+    layers = records[0].layers
+    metrics = dict.fromkeys(name for record in records for name in record.metrics)
+    totals = dict.fromkeys(name for record in records for name in record.globals)
+    absent = np.full(len(layers), np.nan, dtype=np.float32)
     return Block(
         np.array([r.step for r in records], dtype=np.int64),
         np.array([r.wall_time for r in records], dtype=np.float64),
-        first.layers,
-        {name: np.array([r.metrics[name] for r in records]) for name in first.metrics},
-        {name: np.array([r.globals[name] for r in records], dtype=np.float64) for name in first.globals},
+        layers,
+        {name: np.array([r.metrics.get(name, absent) for r in records]) for name in metrics},
+        {name: np.array([r.globals.get(name, math.nan) for r in records], dtype=np.float64) for name in totals},
     )
 
 

@@ -55,7 +55,7 @@ def arrays_of(stack: Stack) -> list[npt.NDArray[Any]]:
 
 
 def drawn(rng: random.Random, number: int, steps: int) -> list[Record]:
-    """Records in runs that hold the same; several of a step, some of which were taken at no time that is known."""
+    """Records in runs of the same layers; several of a step, some of which were taken at no time that is known."""
     records: list[Record] = []
     while len(records) < number:
         layers, names = rng.choice(TABLES), rng.sample(METRICS, rng.randrange(3))
@@ -101,7 +101,7 @@ def test_some_of_the_records_in_blocks(seed: int) -> None:
     assert_same(stacked(left, METRICS, GLOBALS), naively_stacked(expected))
 
 
-def test_records_that_hold_the_same_are_one_block() -> None:
+def test_records_of_the_same_layers_are_one_block() -> None:
     layers = (A,)
     alike = [Record(step, 1.0, layers, {"grad_norm": numbers(random.Random(0), 1)}) for step in range(9)]
     other = Record(9, 1.0, (B,), {})
