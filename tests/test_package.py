@@ -20,7 +20,15 @@ ROOMS = {
         f"lightning.{name}" for name in ("callback", "trainers", "monitored", "packages", "attached", "resumable")
     },
     "tensorboard": {
-        *("events.encoding", "events.reading", "events.stock", "dashboard", "lightning.sinks", "compare.scalars"),
+        *(
+            "events.encoding",
+            "events.parsing",
+            "events.reading",
+            "events.stock",
+            "dashboard",
+            "lightning.sinks",
+            "compare.scalars",
+        ),
     },
     "rich": {"report"},
 }
