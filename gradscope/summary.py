@@ -70,10 +70,11 @@ def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
 
 def last_finite(values: Floats) -> npt.NDArray[np.float64]:
     """Return the last finite value of each column of `values`, float32[S, L], as float64[L]: NaN where none is."""
-    filled = np.full(values.shape[1], np.nan)
-    for row in values:
-        np.copyto(filled, row, where=np.isfinite(row))
-    return filled
+    if not len(values):
+        return np.full(values.shape[1], np.nan)
+    finite = np.isfinite(values)
+    last = len(values) - 1 - finite[::-1].argmax(axis=0)
+    return np.where(finite.any(axis=0), values[last, np.arange(values.shape[1])], np.nan).astype(np.float64)
 
 
 def layer_severity(findings: Sequence[Finding]) -> Mapping[str, Severity]:
