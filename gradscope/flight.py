@@ -34,7 +34,7 @@ class FlightRecorder:
         self._before: Flight | None = None
 
     def before_optimizer_step(self, step: Step) -> list[Tensor]:
-        """Measure or estimate the gradient norms. Returns them on the CPU; elsewhere nobody could look at them.
+        """Measure or estimate the gradient norms. Returns them where they were made at once: else none.
 
         On an accelerator samples are kept of which `flight` makes norms: it is the number of kernels that costs there.
         """
@@ -51,10 +51,11 @@ class FlightRecorder:
         if _can_be_joined([g for _, g in gradients]):
             samples = [stats.sample(g, SAMPLE, block=1) for _, g in gradients]
             sizes = tuple(s.numel() for s in samples)
-            self._norms[step.optimizer] = _Norms(chosen, [], scale, torch.cat(samples), sizes)
+            parts = [size / step.parameters.elements(i) for size, i in zip(sizes, chosen.indices, strict=True)]
+            self._norms[step.optimizer] = _Norms(chosen.rows, parts, [], scale, torch.cat(samples), sizes)
             return []
         norms = stats.rough_norms([_sample(g) for _, g in gradients])
-        self._norms[step.optimizer] = _Norms(chosen, norms, scale)
+        self._norms[step.optimizer] = _Norms(chosen.rows, chosen.parts, norms, scale)
         return norms
 
     def end(self, step: int, losses: Sequence[Tensor]) -> None:
@@ -65,7 +66,7 @@ class FlightRecorder:
     def flight(self) -> Flight:
         """Copy what is kept to the host. Waits for the device."""
         entries = list(self._entries)
-        rows = sorted({row for e in entries for n in e.norms for row in n.chosen.rows})
+        rows = sorted({row for e in entries for n in e.norms for row in n.rows})
         column = {row: i for i, row in enumerate(rows)}
         copy = iter(Transfer([t for e in entries for t in e.tensors()]).numpy().tolist())
         loss = np.full(len(entries), np.nan)
@@ -74,10 +75,9 @@ class FlightRecorder:
             if entry.losses:
                 loss[s] = np.mean([next(copy) for _ in entry.losses])
             for taken in entry.norms:
-                chosen = taken.chosen
-                scaled = [next(copy) for _ in chosen.rows]
+                scaled = [next(copy) for _ in taken.rows]
                 factor = 1.0 if taken.scale is None else next(copy)
-                for row, norm, part in zip(chosen.rows, scaled, chosen.parts, strict=True):
+                for row, norm, part in zip(taken.rows, scaled, taken.parts, strict=True):
                     grad_norm[s, column[row]] = norm / factor / part**0.5
         names = tuple(self._table.rows[row].name for row in rows)
         flight = Flight(np.array([e.step for e in entries], dtype=np.int64), loss, names, grad_norm)
@@ -101,7 +101,7 @@ def _joined(before: Flight, after: Flight, limit: int | None) -> Flight:
 
 
 class _Chosen:
-    """The tensors of an optimizer whose gradients are looked at; `parts` are the shares of them that a sample holds.
+    """The tensors of an optimizer whose gradients are looked at; `parts` are the shares of them that `_sample` takes.
 
     Of one that is sharded over ranks the sample is of the part that is here, as if the others were like it.
     """
@@ -120,9 +120,13 @@ class _Chosen:
 
 
 class _Norms(NamedTuple):
-    """Gradient norms of one optimizer, or the samples to make them of, and by what they are still scaled."""
+    """Gradient norms of one optimizer, or the samples to make them of, and by what they are still scaled.
 
-    chosen: _Chosen
+    By tensor: the row of its layer, and the share of its elements that the norm is of.
+    """
+
+    rows: Sequence[int]
+    parts: Sequence[float]
     norms: list[Tensor]
     scale: Tensor | None
     samples: Tensor | None = None
@@ -161,9 +165,7 @@ def _spread(parameters: Parameters) -> list[int]:
 
 def _can_be_joined(gradients: Sequence[Tensor]) -> bool:
     device = gradients[0].device
-    return _is_accelerator(device) and all(
-        g.device == device and g.layout is torch.strided and not g.is_complex() for g in gradients
-    )
+    return _is_accelerator(device) and all(g.device == device and g.layout is torch.strided for g in gradients)
 
 
 def _is_accelerator(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -362,8 +363,7 @@ class Recorder:
         self.stepped = True
         self._announced.discard(optimizer)
         step = self._step(optimizer, overflow=self._scale.overflow(optimizer))
-        with self._shielded("momenta in gradients"):
-            step = step._replace(momenta=momenta_in_gradients(optimizer))
+        step = step._replace(momenta=partial(momenta_in_gradients, optimizer))
         self._tell_probes(lambda probe: probe.after_optimizer_step(step))
         self._seconds += time.perf_counter() - start
 

@@ -79,8 +79,9 @@ def sample(tensor: Tensor, size: int, block: int = BLOCK) -> Tensor:
     if elements < 2 * size or not blocks:
         return whole.view(-1)
     distance = elements // blocks
-    distance -= 1 - distance % 2
-    return whole.as_strided((blocks,), (distance,)) if block == 1 else whole.as_strided((blocks, block), (distance, 1))
+    if block == 1:  # next to nothing may be left over where the distance is as small as two
+        return whole.as_strided((-(-elements // (distance | 1)),), (distance | 1,))
+    return whole.as_strided((blocks, block), (distance - 1 + distance % 2, 1))
 
 
 def moments(rows: Tensor) -> tuple[Tensor, Tensor]:

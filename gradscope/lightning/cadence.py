@@ -44,6 +44,8 @@ class Cadence:
         self._review_at = FIRST_STEPS + 2
         self._diagnose_at = FIRST_STEPS
         self._diagnose_first = False
+        self._first: int | None = None
+        self._goes_on = False
         self._alarms_in_a_row = 0
         self._recorded: deque[float] = deque(maxlen=RECENT)
         self._unrecorded: deque[float] = deque(maxlen=RECENT)
@@ -51,7 +53,11 @@ class Cadence:
         self._own_seconds, self._all_seconds = 0.0, 0.0
 
     def begin(self, step: int) -> None:
-        """The fit begins at `step`; above zero it goes on from a checkpoint, with or without a state of ours."""
+        """The fit begins at `step`; above zero it goes on from a checkpoint, with or without a state of ours.
+
+        Without one its first step is recorded: what is wrong from there on is no fault of a later one.
+        """
+        self._first = None if self._goes_on else step
         if step > 0:
             self._diagnose_first = True  # what a log holds of verdicts may be of steps that are not to be
         if step > FIRST_STEPS and not self._steps:
@@ -88,6 +94,7 @@ class Cadence:
         own_seconds, all_seconds = float(state.get("own_seconds", 0)), float(state.get("all_seconds", 0))
         if not 1 <= interval <= LONGEST_INTERVAL and state.get("budget") is not None:
             raise ValueError(f"`interval` must be between 1 and {LONGEST_INTERVAL}, got {interval}")
+        self._goes_on = True
         self.alarm, self._alarms_in_a_row, self._diagnose_at = alarm, alarms_in_a_row, diagnose_at
         if self.budget is not None and state.get("budget") is not None:
             self.interval, self._review_at = interval, review_at
@@ -96,7 +103,7 @@ class Cadence:
 
     def due(self, step: int) -> bool:
         """Say whether `step` is to be recorded."""
-        return step < FIRST_STEPS or step % self.interval == 0 or self.alarmed()
+        return step < FIRST_STEPS or step % self.interval == 0 or step == self._first or self.alarmed()
 
     def alarmed(self) -> bool:
         """Say whether steps are to be recorded in full."""

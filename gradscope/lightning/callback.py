@@ -209,8 +209,10 @@ class GradScope(Resumable):
         before = self._fit
         self._start_over()
         # Its end may be one that nobody told of: another callback's `on_exception` may have raised.
-        before.detach()
-        before.ranks.part()
+        try:
+            before.detach()
+        finally:
+            before.ranks.part()
         self._trainer = trainer
         if next(c for c in trainer.callbacks if isinstance(c, GradScope)) is not self:  # type: ignore[attr-defined]  # undeclared
             self._switch_off(SECOND)

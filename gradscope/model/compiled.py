@@ -1,5 +1,6 @@
 """What torch.compile has compiled, or will, of a model; and how a hook is heard from inside of it."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,29 +48,36 @@ def asks_for_cuda_graphs(root: nn.Module) -> bool:
     """
     from torch._inductor import config  # which takes long to import, and only those need that compile
 
-    return bool(config.triton.cudagraphs) or any(map(_makes_cuda_graphs, _backends(root)))
+    by_default = bool(config.triton.cudagraphs)
+    found = [_makes_cuda_graphs(backend, by_default) for backend in _backends(root)]
+    return any(found) if found else by_default
 
 
-def _backends(root: nn.Module) -> Iterator[object]:
+def _backends(root: nn.Module) -> Iterator[Any]:
     """What compiles `root`, as far as it can be found: torch hides it in closures and under several wrappers."""
     contexts = [getattr(root, "dynamo_ctx", None), (getattr(root, "_compiler_ctx", None) or {}).get("dynamo_ctx")]
     functions = [root._compiled_call_impl, *(getattr(root, name, None) for name in ("forward", "training_step"))]
-    cells = [cell.cell_contents for f in functions for cell in getattr(f, "__closure__", None) or ()]
-    for thing in (*contexts, *cells):
-        backend = getattr(thing, "callback", thing)
-        while (name := next((n for n in _WRAPPED if hasattr(backend, n)), None)) is not None:
-            backend = getattr(backend, name)
-        yield backend
+    for thing in (*contexts, *(content for f in functions for content in _closed_over(f))):
+        if type(thing).__module__.startswith("torch."):  # the user's own may answer to any name
+            backend = getattr(thing, "callback", thing)
+            while (name := next((n for n in _WRAPPED if hasattr(backend, n)), None)) is not None:
+                backend = getattr(backend, name)
+            yield backend
+
+
+def _makes_cuda_graphs(backend: Any, by_default: bool) -> bool:
+    name = getattr(backend, "compiler_name", "")
+    return bool(backend.config.get("triton.cudagraphs", by_default)) if name == "inductor" else name == "cudagraphs"
 
 
 _WRAPPED = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")
 """What the wrapper of a backend calls it: the second in older versions of torch."""
 
 
-def _makes_cuda_graphs(backend: object) -> bool:
-    config = getattr(backend, "config", None)
-    asked = isinstance(config, dict) and bool(config.get("triton.cudagraphs"))
-    return asked or getattr(backend, "compiler_name", "") == "cudagraphs"
+def _closed_over(function: object) -> Iterator[object]:
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # of one that is still empty
+            yield cell.cell_contents
 
 
 class Tap:

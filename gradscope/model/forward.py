@@ -24,7 +24,7 @@ FUNCTIONS = "activations called as functions"
 
 UNTRACED = "compiled, and not seen to run: it was traced where no hook could be attached"
 
-CUDA_GRAPHS = "runs as CUDA graphs, where no hook can be heard; leave out `mode` in `torch.compile` to have it measured"
+CUDA_GRAPHS = "runs as CUDA graphs, where no hook can be heard: compile it without them to have it measured"
 
 FAST_PATH = "not looked for, because a transformer layer is in evaluation mode"
 
@@ -308,7 +308,8 @@ def _is_forward(output: object) -> bool:
 
 
 def _runs_as_cuda_graphs(root: nn.Module) -> bool:
-    return any(p.is_cuda for p in root.parameters()) and asks_for_cuda_graphs(root)
+    # By the process, for `root` may have no parameters, or have them elsewhere for now.
+    return torch.cuda.is_initialized() and asks_for_cuda_graphs(root)  # type: ignore[no-untyped-call]  # torch's own
 
 
 def _any_fast_path_is_taken() -> bool:

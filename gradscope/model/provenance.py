@@ -286,13 +286,13 @@ class OutputWatch:
 
 
 def _mark(t: Tensor) -> Tensor:
-    if t.is_cpu or not t.numel() or t.dtype is torch.float64:  # which may hold more than float32
+    if not t.is_cuda or not t.numel() or t.dtype is torch.float64:  # which may hold more than float32
         return t.mul(0).sum(dtype=torch.float32)  # a sum alone may overflow
     return _largest(t)
 
 
 def _largest(t: Tensor) -> Tensor:
-    """The largest absolute value, or what is not finite: on an accelerator one kernel, and no copy."""
+    """The largest absolute value, or what is not finite: on CUDA one kernel, and no copy."""
     largest: Tensor = torch.linalg.vector_norm(t, math.inf)
     return largest
 

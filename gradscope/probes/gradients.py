@@ -1,6 +1,7 @@
 """The ledger of a step: gradient norms before clipping and as the optimizer saw them, and whether it stepped."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradscope import stats
+from gradscope.model.nesterov import Momenta
 from gradscope.model.sharding import PARTIAL
 from gradscope.probes.probe import (
     NONFINITE,
@@ -112,7 +114,9 @@ class GradientProbe(Probe):
     def after_optimizer_step(self, step: Step) -> None:
         ledger = self._ledgers.get(step.optimizer, _Ledger())
         self._parameters[step.optimizer] = step.parameters
-        after = ledger.before if step.untouched and _is_same(ledger.before, step) else _measure(step)
+        momenta = step.momenta()
+        is_same = step.untouched and _is_same(ledger.before, step, momenta)
+        after = ledger.before if is_same else _measure(step, momenta)
         self._ledgers[step.optimizer] = ledger._replace(after=after, overflow=step.overflow)
 
     def merging(self) -> Merging:
@@ -123,7 +127,8 @@ class GradientProbe(Probe):
         for number, ledger in enumerate(ledgers):
             if ledger.before is not None:
                 self._shared[number] = _Known(self._parameters[number], ledger.before.trainable)
-        device = next((t.device for ledger in ledgers for t in ledger.tensors()), torch.device("cpu"))
+        tensors = [*self._loss_scale, *(t for ledger in ledgers for t in ledger.tensors())]
+        device = next((t.device for t in tensors if t.device.type != "cpu"), torch.device("cpu"))
         parts = [_shared(*of, device) for of in zip(ledgers, layout.parameters, strict=True)]
         scale = self._loss_scale or [torch.zeros(1, device=device)]
         return torch.cat([*parts, *(scale if parts else [])]) if parts else torch.zeros(0, dtype=torch.float64)
@@ -217,10 +222,10 @@ class _Gradients:
         return flagged(self.rows, ~np.isfinite(self.squares), NonFinite.GRADIENT, self.layers)
 
 
-def _measure(step: Step) -> _Norms:
+def _measure(step: Step, momenta: Momenta = MappingProxyType({})) -> _Norms:
     rows = step.parameters.rows
     gradients = step.parameters.gradients()
-    norms = _norms_as_given(step, gradients) if step.momenta else stats.l2_norms([g for _, g in gradients])
+    norms = _norms_as_given(step, gradients, momenta) if momenta else stats.l2_norms([g for _, g in gradients])
     if gradients and step.scaled and step.loss_scale is not None:  # of none the norms are on the CPU
         norms = norms / step.loss_scale
     present = [i for i, _ in gradients]
@@ -234,24 +239,24 @@ def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -
     return [(id(g), g._version) for _, g in gradients] if parameters.parts is None else None
 
 
-def _is_same(before: _Norms | None, step: Step) -> bool:
+def _is_same(before: _Norms | None, step: Step, momenta: Momenta) -> bool:
     """Whether the gradients, as the optimizer was given them, are those that were measured `before`."""
     known = before.versions if before is not None else None
     gradients = step.parameters.gradients()
     now = _versions(step.parameters, gradients)
-    if now is not None and step.momenta:  # which were added to them once
-        added = [step.parameters.tensors[i] in step.momenta for i, _ in gradients]
+    if now is not None and momenta:  # which were added to them once
+        added = [step.parameters.tensors[i] in momenta for i, _ in gradients]
         now = [(identity, version - one) for (identity, version), one in zip(now, added, strict=True)]
     return known is not None and known == now
 
 
-def _norms_as_given(step: Step, gradients: Sequence[tuple[int, Tensor]]) -> Tensor:
+def _norms_as_given(step: Step, gradients: Sequence[tuple[int, Tensor]], momenta: Momenta) -> Tensor:
     """Their norms without what the optimizer has added; one by one, for a copy of all takes much memory."""
-    norms = [torch.zeros(0)]
+    norms = []
     for i, g in gradients:
-        times, momentum = step.momenta.get(step.parameters.tensors[i], (0.0, None))
+        times, momentum = momenta.get(step.parameters.tensors[i], (0.0, None))
         norms.append(stats.l2_norms([g if momentum is None else torch.sub(g, momentum, alpha=times)]))
-    return torch.cat(norms[1:] or norms)
+    return torch.cat([n.to(norms[0].device) for n in norms]) if norms else stats.l2_norms([])
 
 
 def _split(ledgers: Sequence[_Ledger], copy: Floats) -> list[tuple[_Ledger, Floats]]:

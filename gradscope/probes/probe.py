@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -83,8 +82,8 @@ class Step(NamedTuple):
     """Above zero where a fused optimizer found infinite gradients and did not step; None for any other optimizer."""
     untouched: bool = False
     """Whether nobody but the optimizer had a chance to change gradients unseen since `before_optimizer_step`."""
-    momenta: Momenta = MappingProxyType({})
-    """What the optimizer has added to gradients in this step."""
+    momenta: Callable[[], Momenta] = dict
+    """Tells what the optimizer has added to gradients in this step."""
 
 
 @dataclass(frozen=True)

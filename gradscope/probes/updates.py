@@ -166,7 +166,7 @@ class UpdateProbe(Probe):
 
     def finish(self, layers: int) -> Pending:
         before, moved = list(self._before.values()), list(self._moved.values())
-        self.forget()
+        self._before, self._moved = {}, {}
         if any(w.samples.parameters.spread for w in before):
             return Pending([], lambda copy: Measured({}))
         rows = joined([w.samples.rows for w in before])
@@ -180,7 +180,7 @@ class UpdateProbe(Probe):
         return Pending([t for part in parts for t in part], resolve)
 
     def forget(self) -> None:
-        self._before, self._moved = {}, {}
+        self._samples, self._before, self._moved = {}, {}, {}
 
 
 def _measured(rows: npt.NDArray[np.int64], squares: Float64s, change: Float64s, layers: int) -> Measured:

@@ -87,7 +87,7 @@ def _born(run: Run, origin: Origin, steps: list[int]) -> Finding:
 
 def _is_first(run: Run, step: int) -> bool:
     """Say whether `run` begins with `step`: above zero where its weights come from a checkpoint of another."""
-    return step <= (run.steps[0] if len(run.steps) else 0)
+    return step == (run.steps[0] if len(run.steps) else 0)
 
 
 def _since(run: Run, step: int) -> str:

@@ -45,6 +45,15 @@ def test_the_interval_holds_the_budget(budget: float, record: float, idle: float
     assert planned(Cadence(budget=budget), 1.0, record, idle) == interval
 
 
+def test_the_first_step_is_recorded_unless_a_record_goes_on() -> None:
+    fresh, resumed, state = Cadence(10), Cadence(10), Cadence(10).state()
+    resumed.restore(state)
+    for cadence in (fresh, resumed):
+        cadence.begin(13)
+    assert [step for step in range(13, 35) if fresh.due(step)] == [13, 20, 30]
+    assert [step for step in range(13, 35) if resumed.due(step)] == [20, 30]
+
+
 def test_reviews_become_rarer() -> None:
     cadence = Cadence(budget=0.02)
     assert [step for step in range(100) if cadence.wants_review(step)] == [12, 24, 48, 96]

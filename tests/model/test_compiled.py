@@ -164,6 +164,7 @@ def test_hooks_that_do_not_fire_are_named() -> None:
         ({"mode": "reduce-overhead"}, True),
         ({"mode": "max-autotune"}, True),
         ({"options": {"triton.cudagraphs": True}}, True),
+        ({"options": {"triton.cudagraphs": False}}, False),
         ({"backend": "cudagraphs"}, True),
     ],
     ids=str,
@@ -179,7 +180,34 @@ def test_who_asks_for_cuda_graphs_is_known(
 def test_cuda_graphs_for_everything_are_known() -> None:
     with torch._inductor.config.patch({"triton.cudagraphs": True}):
         assert asks_for_cuda_graphs(by_module(mlp()).net)
+        assert not asks_for_cuda_graphs(by_module(mlp(), backend="eager").net)
+        assert not asks_for_cuda_graphs(by_module(mlp(), options={"triton.cudagraphs": False}).net)
     assert not asks_for_cuda_graphs(by_module(mlp()).net)
+
+
+def test_what_a_forward_closes_over_is_not_asked() -> None:
+    class Anything:
+        """Has whatever it is asked for."""
+
+        def __getattr__(self, name: str) -> Any:
+            return self
+
+    def make(empty: bool) -> Callable[[Tensor], Tensor]:
+        anything = Anything()
+
+        def forward(x: Tensor) -> Tensor:
+            assert anything
+            return x if empty else later(x)
+
+        if not empty:
+            later = torch.relu
+        return forward
+
+    for empty in (True, False):
+        net: Any = mlp()
+        net.forward = make(empty)
+        net.compile(mode="reduce-overhead")
+        assert asks_for_cuda_graphs(net)
 
 
 def test_what_runs_as_cuda_graphs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Gradients that SGD has overwritten by its momentum: measured as it was given them."""
 
+import importlib
 import itertools
 from functools import partial
 from typing import Any
@@ -60,19 +61,37 @@ def stepped(make: Any) -> tuple[Optimizer, list[nn.Parameter], list[Tensor], lis
 
 CHOICES = {
     "foreach": (True, False, None),
+    "fused": (True, False, None),
     "nesterov": (True, False),
     "weight_decay": (0, 0.1),
     "maximize": (True, False),
+    "momentum": (0.9, 0.0),
 }
 
 
-@pytest.mark.parametrize("values", [*itertools.product(*CHOICES.values())], ids=str)
-def test_what_was_added_is_known_for_every_choice(values: tuple[Any, ...]) -> None:
-    options = dict(zip(CHOICES, values, strict=True))
-    optimizer, parameters, given, left = stepped(lambda ps: SGD(ps, lr=0.1, momentum=0.9, **options))
+@pytest.mark.parametrize("devices", [[], ["cpu"]], ids=["as on a CPU", "as on an accelerator"])
+def test_what_was_added_is_known_for_every_choice(devices: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        importlib.import_module("torch.optim.optimizer"), "_get_foreach_kernels_supported_devices", lambda: devices
+    )
+    for values in itertools.product(*CHOICES.values()):
+        options = dict(zip(CHOICES, values, strict=True))
+        if not (options["foreach"] and options["fused"]):  # which torch refuses
+            assert_known(options)
+
+
+def assert_known(options: dict[str, Any]) -> None:
+    def sgd(parameters: list[nn.Parameter]) -> Optimizer:
+        optimizer = SGD(parameters, lr=0.1, **(options | {"momentum": 0.9}))
+        optimizer.param_groups[0]["momentum"] = options["momentum"]  # zero is refused at first, but may come
+        return optimizer
+
+    optimizer, parameters, given, left = stepped(sgd)
+    before = [*optimizer.state]
     momenta = momenta_in_gradients(optimizer)
+    assert [*optimizer.state] == before, "to look is not to touch"
     overwritten = [p for p, a, b in zip(parameters, given, left, strict=True) if not torch.equal(a, b)]
-    assert set(momenta) == set(overwritten)
+    assert set(momenta) == set(overwritten), options
     for p, a, b in zip(parameters, given, left, strict=True):
         times, momentum = momenta.get(p, (0.0, torch.zeros(1)))
         torch.testing.assert_close(b - times * momentum, a)
@@ -81,6 +100,20 @@ def test_what_was_added_is_known_for_every_choice(values: tuple[Any, ...]) -> No
 def test_some_choice_overwrites() -> None:
     optimizer, parameters, *_ = stepped(lambda ps: SGD(ps, lr=0.1, momentum=0.9, nesterov=True, foreach=True))
     assert set(momenta_in_gradients(optimizer)) == set(parameters)
+
+
+def test_a_class_of_the_users_own_is_known_as_long_as_it_steps_as_sgd_does() -> None:
+    class Named(SGD):
+        pass
+
+    class StepsItself(SGD):
+        def step(self, closure: Any = None) -> Any:
+            return None
+
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "foreach": True}
+    optimizer, parameters, *_ = stepped(lambda ps: Named(ps, **options))
+    assert set(momenta_in_gradients(optimizer)) == set(parameters)
+    assert momenta_in_gradients(stepped(lambda ps: StepsItself(ps, **options))[0]) == {}
 
 
 def test_other_optimizers_leave_gradients_alone() -> None:
