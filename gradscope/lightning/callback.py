@@ -111,8 +111,9 @@ class GradScope(Resumable):
 
     Args:
         every_n_steps: Record every so many steps, an integer of at least 1, by default 10; the first 10 steps are all
-            recorded, and so are some after a record that looks like the beginning of a disaster. Steps count as on
-            the x-axis of Lightning's loggers.
+            recorded, and so are the first of a fit that goes on from a checkpoint without GradScope's state, and some
+            after a record that looks like the beginning of a disaster. Steps count as on the x-axis of Lightning's
+            loggers.
         budget: In place of `every_n_steps`: the share of the step time that GradScope may take, a number in (0, 1].
             It chooses the interval after the first 10 steps, reviews it ever more rarely, and ranks agree on it.
         layers: Glob patterns on names as in ``model.named_modules()``; a leading ``!`` excludes:
