@@ -23,7 +23,7 @@ class Block:
     """float64[n]."""
     layers: "tuple[Layer, ...]"
     """The rows of the metrics of each of them."""
-    metrics: "Mapping[str, Floats]"
+    metrics: Mapping[str, npt.NDArray[np.float32]]
     """By name, float32[n, L]; NaN where a record has no such metric."""
     globals: Mapping[str, npt.NDArray[np.float64]]
     """By name, float64[n]; NaN where a record has no such global."""
