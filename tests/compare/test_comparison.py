@@ -195,7 +195,7 @@ def trained(seed: int, activation: Callable[[], nn.Module] = nn.ReLU, silent: bo
     return scope.run
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("activation", [nn.ReLU, pytest.param(nn.Tanh, marks=pytest.mark.slow)])
 def test_two_seeds_of_a_net_do_not_part(activation: Callable[[], nn.Module]) -> None:
     for a, b in ((0, 1), (1, 0), (2, 0), (0, 2)):
         comparison = compare(trained(a, activation), trained(b, activation))

@@ -183,7 +183,11 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+SLOW = ("selu", "dead", "functional", "two epochs")
+"""Each of which takes more than a second, as do the others: some of each kind are enough at first."""
+
+
+@pytest.mark.parametrize("mode", [pytest.param(m, marks=[pytest.mark.slow] if m in SLOW else []) for m in MODES])
 def test_a_resumed_run_equals_the_uninterrupted_one(mode: str, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", 34, **MODES[mode])
     assert list(whole.run.steps)[:10] == list(range(10))

@@ -89,7 +89,9 @@ def test_golden(name: str, width: int) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "200 layers" else []) for name in RUNS]
+)
 def test_no_line_exceeds_the_width(name: str) -> None:
     report = Report(*RUNS[name])
     for width in (*range(40, 201, 7), 41, 59, 60, 61, 200):
