@@ -313,3 +313,35 @@ def test_a_bit_that_is_flipped_under_a_right_checksum(place: int) -> None:
         flipped = bytearray(events[place])
         flipped[bit // 8] ^= 1 << bit % 8
         assert_read_as_each([first, *events[:place], bytes(flipped), *events[place + 1 :]])
+
+
+@pytest.mark.parametrize("layers", [10, 60, 1500, 6000])
+def test_however_long_an_event_is(layers: int, fit: Fit, taken_apart: list[bytes]) -> None:
+    """So that lengths within it are written in one to three bytes."""
+    wide = tuple(Layer(f"layer{i}", "Linear", "linear") for i in range(layers))
+    events = [fit.event(step, wide) for step in range(200, 230)]
+    run, *_ = parsed(events, EACH)
+    taken_apart.clear()
+    at_once, *_ = parsed(events, 0)
+    assert len(taken_apart) < 5, "all but the first are read at once"
+    assert_same_bits(at_once, run)
+    assert at_once.metrics[COLUMNS[0].name].shape == (30, layers)
+    assert len(events[0]) > 2**14 or layers < 1500
+
+
+@pytest.mark.parametrize("few", [0, EACH])
+def test_every_damaged_event_is_counted(few: int, fit: Fit) -> None:
+    no_protobuf = b"\xff" * 300
+    run, damaged, count = parsed([*fit.events(1, 2), no_protobuf, *fit.events(3), no_protobuf, no_protobuf], few)
+    assert (damaged, count, run.steps.tolist()) == (3, 3, [1, 2, 3])
+
+
+def test_numbers_of_another_kind_are_no_numbers(fit: Fit) -> None:
+    """Also in a fit of a single layer, where one number would do."""
+    one = LAYERS[:1]
+    sound, broken = fit.event(1, one), Event.FromString(fit.event(2, one))
+    tensor = tensor_of(broken, f"gradscope/{COLUMNS[0].name}")
+    tensor.dtype = 2  # DT_DOUBLE
+    run = assert_read_as_each([sound, broken.SerializeToString()])
+    assert np.isfinite(run.metrics[COLUMNS[0].name][0]).all()
+    assert np.isnan(run.metrics[COLUMNS[0].name][1]).all()
