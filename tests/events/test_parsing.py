@@ -345,3 +345,13 @@ def test_numbers_of_another_kind_are_no_numbers(fit: Fit) -> None:
     run = assert_read_as_each([sound, broken.SerializeToString()])
     assert np.isfinite(run.metrics[COLUMNS[0].name][0]).all()
     assert np.isnan(run.metrics[COLUMNS[0].name][1]).all()
+
+
+def test_what_another_plug_in_says_of_our_tags_describes_nothing(fit: Fit) -> None:
+    first, second = fit.events(1, 2)
+    other = Event.FromString(first)
+    for value in other.summary.value:
+        value.metadata.plugin_data.plugin_name = "scalars"
+    run = assert_read_as_each([other.SerializeToString(), second])
+    assert (run.columns, len(run.steps)) == ((), 0)
+    assert any("their description is missing" in note for note in run.notes)
