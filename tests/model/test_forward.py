@@ -193,6 +193,24 @@ def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> No
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
+class Attention(nn.MultiheadAttention):
+    """Attention of a user's own make."""
+
+
+@pytest.mark.parametrize("kind", [nn.MultiheadAttention, Attention])
+def test_attention_that_is_evaluated_anywhere_in_the_process_is_minded(kind: type[nn.MultiheadAttention]) -> None:
+    def unseen() -> dict[str, str]:
+        return dict(ForwardWatch(net, [*net], [], lambda m, o: None, lambda *_: None, {}).unseen())
+
+    net = mlp()
+    elsewhere = kind(8, 2)
+    assert unseen() == {}
+    elsewhere.eval()
+    assert unseen() == {FUNCTIONS: "not looked for, because a transformer layer is in evaluation mode"}
+    del elsewhere
+    assert unseen() == {}
+
+
 def test_later_steps_hook_activations_alone() -> None:
     net = mlp()
     watch = ForwardWatch(net, list(net), [net[1], net[3]], lambda m, o: None, lambda *_: None, {})
