@@ -407,6 +407,15 @@ class Finding:
     cause: str = ""
     """The code of the finding that this one follows from, if there is one: cure that first."""
 
+    def __post_init__(self) -> None:
+        # Rules compute with numpy, whose numbers the json module refuses.
+        for name, value in (
+            ("first_step", int(self.first_step)),
+            ("last_step", int(self.last_step)),
+            ("evidence", {key: float(number) for key, number in self.evidence.items()}),
+        ):
+            object.__setattr__(self, name, value)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as what JSON can hold; a number that is not finite becomes ``"nan"``, ``"inf"``."""
         return {

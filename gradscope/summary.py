@@ -52,7 +52,7 @@ def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
         "first_step": int(run.steps[0]) if len(run.steps) else None,
         "last_step": int(run.steps[-1]) if len(run.steps) else None,
         "layers": _layers(run),
-        "findings": [finding_as_json(finding) for finding in findings],
+        "findings": [finding.as_dict() for finding in findings],
         "coverage": {"unseen": dict(run.coverage.unseen), "measured": dict(run.coverage.measured)},
         "overhead": {
             "records": run.overhead.records,
@@ -131,15 +131,6 @@ def _layers(run: Run) -> list[LayerSummary]:
         }
         for i, layer in enumerate(run.layers)
     ]
-
-
-def finding_as_json(finding: Finding) -> dict[str, Any]:
-    """Return `finding` as what ``json.dumps(..., allow_nan=False)`` takes."""
-    # Rules compute with numpy, whose integers and float32 the json module refuses.
-    summary = finding.as_dict()
-    summary["first_step"], summary["last_step"] = int(finding.first_step), int(finding.last_step)
-    summary["evidence"] = {k: v if isinstance(v, str) else float(v) for k, v in summary["evidence"].items()}
-    return summary
 
 
 def _flight(flight: Flight) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -56,6 +57,8 @@ def test_severities_are_ordered_and_flags_add_up() -> None:
 
 @pytest.mark.parametrize(("value", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf"), (0.5, 0.5)])
 def test_a_finding_is_what_json_can_hold(value: float, shown: object) -> None:
-    finding = Finding("dead_relu", Severity.WARNING, ("a",), 0, 1, "message", "hint", {"share": value})
-    assert finding.as_dict()["evidence"] == {"share": shown}
-    assert finding.as_dict()["severity"] == "warning"
+    steps, evidence = np.arange(2), {"share": np.float32(value)}  # rules compute with numpy, which json refuses
+    finding = Finding("dead_relu", Severity.WARNING, ("a",), steps[0], steps[1], "message", "hint", evidence)
+    content = json.loads(json.dumps(finding.as_dict(), allow_nan=False))
+    assert (content["first_step"], content["last_step"], content["evidence"]) == (0, 1, {"share": shown})
+    assert content["severity"] == "warning"

@@ -60,8 +60,8 @@ def _result(run: str, finding: Finding, folder: PurePath, codes: list[str]) -> d
         "partialFingerprints": {"gradscopeFinding/v1": f"{run}/{finding.code}"},
         "properties": {
             "run": run,
-            "firstStep": int(finding.first_step),
-            "lastStep": int(finding.last_step),
+            "firstStep": finding.first_step,
+            "lastStep": finding.last_step,
             "cause": finding.cause,
         },
     }

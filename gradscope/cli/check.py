@@ -125,10 +125,8 @@ def _printed(arguments: argparse.Namespace, result: "Judged", runs: "Mapping[str
 def _json(result: "Judged", fail_on: str, remarks: "Sequence[str]") -> str:
     import json
 
-    from gradscope.summary import finding_as_json
-
     findings = [
-        {"run": run, "known": i in result.known, "fails": i in result.fails, **finding_as_json(finding)}
+        {"run": run, "known": i in result.known, "fails": i in result.fails, **finding.as_dict()}
         for i, (run, finding) in enumerate(result.findings)
     ]
     content = {

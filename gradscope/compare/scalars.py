@@ -37,7 +37,7 @@ def read_curves(place: Files, files: Sequence[EventFile]) -> dict[str, Curve]:
             with place.open(file) as opened:
                 for tag, value in _scalars(Frames(opened, 0, file.size, _find_wanted)):
                     _add(curves, tag, value)
-        except (OSError, DecodeError):
+        except OSError:
             continue  # the reader of runs has said so
     return curves
 
@@ -57,12 +57,19 @@ def _find_wanted(data: bytes, start: int) -> int:
 
 def _scalars(frames: Frames) -> Iterator[tuple[str, float]]:
     for frame in frames:
-        if MARKER in frame:
-            continue
-        for value in Event.FromString(frame).summary.value:
+        for value in _values(frame):
             number = _number(value)
             if WANTED.search(value.tag) and np.isfinite(number):
                 yield value.tag, number
+
+
+def _values(frame: bytes) -> list[Summary.Value]:
+    if MARKER in frame:
+        return []
+    try:
+        return [*Event.FromString(frame).summary.value]
+    except DecodeError:
+        return []
 
 
 def _number(value: Summary.Value) -> float:

@@ -105,7 +105,7 @@ def _described(column: Metric) -> dict[str, object]:
 
 
 def _json(content: object) -> str:
-    return json.dumps(content, separators=(",", ":"), default=float)
+    return json.dumps(content, separators=(",", ":"))
 
 
 def _shape(sizes: Iterable[int]) -> TensorShapeProto:

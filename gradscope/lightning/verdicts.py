@@ -95,5 +95,5 @@ def _plain(text: str) -> str:
 
 def _row(finding: Finding) -> list[str | int]:
     texts = [str(finding.severity), finding.code, finding.cause, ", ".join(finding.layers) or "the whole net"]
-    steps = [int(finding.first_step), int(finding.last_step)]
+    steps = [finding.first_step, finding.last_step]
     return [*map(one_line, texts), *steps, one_line(finding.message), one_line(finding.hint)]

@@ -22,6 +22,7 @@ from gradscope.compare.scalars import Curve, read_curves
 from gradscope.events.event_files import EventFile, LocalFiles
 from gradscope.events.reading import Encoder
 from gradscope.records import Layer, Overhead, Record, Run
+from tests.event_logs import event, write_frames
 from tests.hand_written_runs import empty_run, run_of, sick_run, sound_run
 
 WEIGHTS = [Layer(f"fc{i}", "Linear", "linear") for i in range(3)]
@@ -181,6 +182,12 @@ def test_damaged_scalars_are_left_out(tmp_path: Path) -> None:
     assert curves_under(tmp_path) == {"acc4": Curve(1.0, 1.0, 1.0)}
     gone = EventFile(str(tmp_path / "none"), "none", 10)
     assert read_curves(LocalFiles(tmp_path), [gone]) == {}
+
+
+def test_an_event_that_is_none_hides_nothing_behind_it(tmp_path: Path) -> None:
+    before, after = (event(Summary(value=[Summary.Value(tag="acc", simple_value=value)])) for value in (0.5, 0.75))
+    write_frames(tmp_path / "events.out.tfevents.1", before, b"acc, but no event", after)
+    assert curves_under(tmp_path) == {"acc": Curve(0.75, 0.5, 0.75)}
 
 
 def compared(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
