@@ -84,7 +84,7 @@ class Recorder:
         self._model, self._root = model, wrapped or model
         self.columns = _columns(probes := [probe(thresholds, exact) for probe in PROBES])
         self.failures: dict[str, str] = {}
-        """What switched itself off, a probe or a probe at one layer, and the error that made it."""
+        """What failed, and with what error: a probe, or a probe at one layer, which is off then, or something else."""
         self.stepped = False
         """Whether an optimizer has stepped, or tried to, since `begin`."""
         lasting = [m for m in self.table.modules if activation_of(m) is not None]
@@ -437,8 +437,9 @@ class Recorder:
             self._failed(slot, error)
 
     def _failed(self, slot: str, error: Exception) -> None:
-        # Whatever fails in here must not end the training.
-        self.failures[slot] = f"switched off after {type(error).__name__}: {error}"
+        # Whatever fails in here must not end the training. A probe is off from then on; all else is tried again.
+        what = "switched off after" if slot.partition(" at ")[0] in self._probes else "failed with"
+        self.failures[slot] = f"{what} {type(error).__name__}: {error}"
         if slot in self._probes:
             self._probes[slot].forget()
 

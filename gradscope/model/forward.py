@@ -164,8 +164,8 @@ class ForwardWatch:
         try:
             handles.append((module, register(hook)))
         except Exception as error:
-            where = type(module).__name__
-            self._failures[f"hook at {where}"] = f"switched off after {type(error).__name__}: {error}"
+            where = next((name for name, m in self._model.named_modules() if m is module), type(module).__name__)
+            self._failures[f"hook at {where}"] = f"failed with {type(error).__name__}: {error}"
 
     # What follows is called by hooks: nothing of it may reach the user's forward.
 

@@ -193,6 +193,24 @@ def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> No
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
+class Refuses(nn.ReLU):
+    """Lets nobody listen."""
+
+    def register_forward_hook(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("no hooks here")
+
+
+def test_a_module_that_takes_no_hook_is_named_and_costs_itself_alone() -> None:
+    scope = recorded(nn.Sequential(nn.Linear(20, 8), Refuses(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)))
+    assert scope.run.coverage.unseen == {
+        "hook at net.1": "failed with RuntimeError: no hooks here",
+        "net.1": "an activation that never ran as a module in a recorded step",
+    }
+    dead = scope.run.metric("dead_fraction")
+    assert np.isnan(dead[:, names(scope).index("net.1")]).all()
+    assert np.isfinite(dead[:, names(scope).index("net.3")]).all()
+
+
 class Attention(nn.MultiheadAttention):
     """Attention of a user's own make."""
 
