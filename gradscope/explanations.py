@@ -332,7 +332,7 @@ _ALL = (
             "in five records in a row, while the loss rose well above that of the start; or in most records and in the "
             "latest, while the loss has not come down after 100 steps."
         ),
-        thresholds=("update_ratio_high",),
+        thresholds=("update_ratio_high", "persistence", "minimum_records"),
         cures=(
             "Divide the learning rate by ten.",
             "Warm it up over the first steps.",
@@ -456,7 +456,7 @@ _ALL = (
             "record tells it, and says so where it stands out. Where each rank normalises by its own batch, a part of "
             "the difference is hidden."
         ),
-        thresholds=(),
+        thresholds=("minimum_records",),
         cures=(
             "Look at a batch of that rank: its files, its transforms, its labels.",
             "Let samples be dealt out evenly: Trainer(use_distributed_sampler=True), DataLoader(shuffle=True).",

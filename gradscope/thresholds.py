@@ -19,12 +19,14 @@ class Thresholds:
     """
 
     vanishing_ratio: float = 1e-3
-    """Gradient norm of a layer relative to the layers nearest the loss below which it has vanished.
-    AutoTrainer (Zhang et al., ICSE 2021) calls ‖g₁‖/‖g_L‖ < 1e-3 vanishing."""
+    """Error signal at a layer relative to the largest among the layers nearest the loss, below which it has vanished.
+    That is the gradient norm over √(1 + mean x²), where x is what the layer is given. AutoTrainer (Zhang et al., ICSE
+    2021) calls ‖g₁‖/‖g_L‖ < 1e-3 vanishing."""
 
     exploding_ratio: float = 1e3
-    """Gradient norm of a layer relative to the layers nearest the loss, or of the whole net relative to the
-    start of training, above which it has exploded: the mirror image of `vanishing_ratio`. Infinity finds nothing."""
+    """The same above which it has exploded: the mirror image of `vanishing_ratio`. Also how many times that of the
+    start of training the gradient norm of the whole net may be, and how many times the norm of all weights in a run
+    that does not survive it. Infinity finds nothing."""
 
     dead_fraction: float = 0.4
     """Share of a rectifier's units that fired for no sample in the window. A sound CNN on MNIST (97 % accuracy)
