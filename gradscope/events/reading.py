@@ -6,15 +6,12 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from gradscope.events.decoding import Decoder
-from gradscope.events.encoding import Encoder
 from gradscope.events.event_files import EventFile, Files, reason
 from gradscope.events.frames import Frames
 from gradscope.events.parsing import Parser
 from gradscope.events.remote_files import files_under
 from gradscope.records import Run
 from gradscope.wording import counted
-
-__all__ = ["Encoder", "LogReader", "load"]
 
 
 def load(logdir: str | os.PathLike[str]) -> dict[str, Run]:

@@ -26,9 +26,6 @@ POOLS = frozenset({
 
 BATCH_NORMS = frozenset({"nativebatchnorm", "cudnnbatchnorm", "miopenbatchnorm"})
 
-NORMS = BATCH_NORMS | {"nativelayernorm", "nativegroupnorm", "fusedrmsnorm", "rsqrt"}
-"""Normalizations; `rsqrt` is what those written by hand are made of."""
-
 _PRODUCTS = {"addmm", "convolution", "linear", "mkldnnlinear", "mm"}
 _DROPOUTS = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d
 

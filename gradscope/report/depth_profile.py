@@ -13,12 +13,12 @@ from gradscope.report.sparkline import sparkline
 LONGEST = 32
 
 
-def depth_profile(page: Page, run: Run, metric: str = "grad_norm") -> Text | None:
-    """Return the median of `metric` over the records, layer by layer from the input to the loss.
+def depth_profile(page: Page, run: Run) -> Text | None:
+    """Return the median of `grad_norm` over the records, layer by layer from the input to the loss.
 
     None where fewer than two layers have it.
     """
-    values = run.metric(metric)
+    values = run.metric("grad_norm")
     values = values[:, ~np.isnan(values).all(axis=0)].astype(np.float64) if len(run.steps) else values[:0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a layer whose every number is infinite

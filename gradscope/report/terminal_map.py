@@ -37,16 +37,16 @@ def terminal_map(page: Page, run: Run, column: Metric, coloured: bool) -> Iterat
     name_width = max(SHORTEST_NAME, min(max(len(page.visible(name)) for name in names), page.width * 3 // 10))
     width = max(LEAST_CELLS, min(MOST_CELLS, page.width - name_width - 2))
     grid = gathered(measured, bands, width)
-    yield _heading(page, measured, title, len(bands.starts))
+    yield _heading(measured, title, len(bands.starts))
     for name, row in zip(names, grid, strict=True):
         label = page.name(name, name_width)
         padding = " " * (name_width - Text(label).cell_len + 2)
         yield Text.assemble(label, padding, _line(page, row, measured.scale, coloured))
-    yield Text(f"{' ' * (name_width + 2)}{_steps_below(page, measured, width)}", style="dim")
+    yield Text(f"{' ' * (name_width + 2)}{_steps_below(measured, width)}", style="dim")
     yield _legend(page, grid, measured.scale, coloured)
 
 
-def _heading(page: Page, measured: Measured, title: str, lines: int) -> Text:
+def _heading(measured: Measured, title: str, lines: int) -> Text:
     how = " (log10)" if measured.scale.logarithmic else ""
     shared = f", {lines} lines for {counted(len(measured.names), 'layer')}" if lines < len(measured.names) else ""
     return Text.assemble((f"{title}{how}", "bold"), (f", from input to loss{shared}", "dim"))
@@ -80,7 +80,7 @@ def _character(value: float, scale: Scale, ramp: Ramp) -> str:
     return ramp.levels[int(min(max(share, 0.0), 1.0) * (len(ramp.levels) - 1) + 0.5)]
 
 
-def _steps_below(page: Page, measured: Measured, width: int) -> str:
+def _steps_below(measured: Measured, width: int) -> str:
     first, last = f"step {measured.steps[0]}", f"{measured.steps[-1]}"
     return first + last.rjust(width - len(first)) if len(first) + len(last) < width else first
 

@@ -16,7 +16,8 @@ from gradscope import __version__
 from gradscope.cli import main
 from gradscope.cli.completion import SHELLS
 from gradscope.cli.version import _is_installed
-from gradscope.events.reading import Encoder, load
+from gradscope.events.encoding import Encoder
+from gradscope.events.reading import load
 from gradscope.records import Finding, Record, Run
 from gradscope.rules import diagnose
 from gradscope.summary import as_json

@@ -19,8 +19,8 @@ from gradscope.compare.hparams import LARGEST_FILE, Hparams, differing, read_hpa
 from gradscope.compare.key_numbers import key_numbers
 from gradscope.compare.naming import short_names
 from gradscope.compare.scalars import Curve, read_curves
+from gradscope.events.encoding import Encoder
 from gradscope.events.event_files import EventFile, LocalFiles
-from gradscope.events.reading import Encoder
 from gradscope.records import Layer, Overhead, Record, Run
 from tests.event_logs import event, write_frames
 from tests.hand_written_runs import empty_run, run_of, sick_run, sound_run

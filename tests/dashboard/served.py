@@ -17,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from werkzeug.test import Client, TestResponse
 
 from gradscope.dashboard.entry import GradScopeLoader
-from gradscope.events.reading import Encoder
+from gradscope.events.encoding import Encoder
 from gradscope.records import Floats, Layer, Metric, Record
 
 GRAD_NORM = Metric("grad_norm", "gradient norm", "L2 norm")

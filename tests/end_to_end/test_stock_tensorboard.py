@@ -16,7 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from gradscope.events.reading import Encoder, load
+from gradscope.events.encoding import Encoder
+from gradscope.events.reading import load
 from gradscope.events.stock import distribution, heat_map, scalar_values, scalars, verdict_table
 from gradscope.records import Finding, Layer, Metric, Record, Severity
 from tests.end_to_end.tensorboard_server import tensorboard
