@@ -24,9 +24,9 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from gradscope import Thresholds
+from gradscope.probes.layout import words
 from gradscope.probes.probe import Measured
 from gradscope.ranks.group import Group
-from gradscope.ranks.layout import words
 from gradscope.ranks.merging import RankMerge, Sent
 from gradscope.recorder import Recorder
 
@@ -97,7 +97,7 @@ def _rank(rank: int, ranks: int, layers: int, records: int, folder: str) -> None
     assert group is not None
     net = nn.Sequential(*(nn.ReLU() for _ in range(layers)))
     merge = _Timed(group)
-    recorder = Recorder(net, Thresholds(), lambda name: True, ranks=merge)
+    recorder = Recorder(net, Thresholds(), lambda name: True, merge=merge)
     batch = torch.randn(8, UNITS)
     for step in range(records):
         recorder.begin([])

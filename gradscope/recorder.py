@@ -36,9 +36,9 @@ from gradscope.model.sharding import (
     unit_slice,
 )
 from gradscope.probes import PROBES, Probe
+from gradscope.probes.layout import Layout
 from gradscope.probes.liveness import unit_dimension
 from gradscope.probes.probe import Measured, Parameters, Pending, Step
-from gradscope.ranks.layout import Layout
 from gradscope.ranks.merging import RankMerge, Sent
 from gradscope.records import (
     LOSS,
@@ -74,9 +74,10 @@ class Recorder:
         model: nn.Module,
         thresholds: Thresholds,
         watch: Callable[[str], bool],
+        *,
         exact: bool = False,
         scale: LossScale | None = None,
-        ranks: RankMerge | None = None,
+        merge: RankMerge | None = None,
         wrapped: nn.Module | None = None,
     ) -> None:
         """Prepare for `model`; `wrapped` is what a strategy has made of it, where that is another module around it."""
@@ -94,7 +95,7 @@ class Recorder:
         self._optimizers: list[Optimizer] = []
         self._parameters: dict[int, tuple[list[int], Parameters]] = {}
         self._scale = scale or LossScale(None)
-        self._ranks = ranks
+        self._merge = merge
         self._arrived: list[Record] = []
         self._micro_batches = 0
         self._untouched = False
@@ -112,8 +113,8 @@ class Recorder:
         self._suspect: str | None = None
         self._remembered: dict[str, dict[str, Tensor]] = {}
         self._unmeasured: dict[str, str] = {}
-        if ranks is not None:
-            ranks.attach(self.table, self._probes, self.failures, self._shielded)
+        if merge is not None:
+            merge.attach(self.table, self._probes, self.failures, self._shielded)
 
     @property
     def listening(self) -> bool:
@@ -207,11 +208,11 @@ class Recorder:
 
     def _share(self) -> Sent | None:
         """Sum this record's numbers over the ranks. They have to know by then what the last record told of them."""
-        if self._ranks is None or self._ranks.ended:
+        if self._merge is None or self._merge.ended:
             return None
         while (record := self._next(wait=True)) is not None:
             self._arrived.append(record)
-        return self._ranks.send(self._losses, self._micro_batches, self._sharded())
+        return self._merge.send(self._losses, self._micro_batches, self._sharded())
 
     def _sharded(self) -> tuple[int, ...]:
         """How many parameters each optimizer has, where any of them is not all here: else nothing."""
@@ -241,7 +242,7 @@ class Recorder:
         return {probe: by_layer for probe in fresh if (by_layer := self._remembered.get(probe, {}) | fresh[probe])}
 
     def _of_all_ranks(self, probe: str, own: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
-        memory = self._ranks.memory(probe) if self._ranks is not None else None
+        memory = self._merge.memory(probe) if self._merge is not None else None
         return own if memory is None else memory
 
     def remember(self, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -284,7 +285,7 @@ class Recorder:
 
     def _partly_unmeasured(self) -> dict[str, str]:
         rows = {row: why for probe in self._probes.values() for row, why in probe.unmeasured.items()}
-        if self._sharded() and (self._ranks is None or self._ranks.ended):
+        if self._sharded() and (self._merge is None or self._merge.ended):
             self._unmeasured[GRADIENTS] = ALONE
         return {self.table.rows[row].name: why for row, why in rows.items()} | self._unmeasured
 
@@ -345,9 +346,9 @@ class Recorder:
 
     def _compare(self, row: int, output: Tensor, producer: nn.Module | None) -> None:
         """Have the ranks compare an activation with each other where all of them see the same units of it."""
-        if self._ranks is not None and row not in self._ranks.comparable:
+        if self._merge is not None and row not in self._merge.comparable:
             units = output.shape[unit_dimension(output, producer)] if output.dim() else 1
-            self._ranks.comparable[row] = unit_slice(producer, units) == (0, units)
+            self._merge.comparable[row] = unit_slice(producer, units) == (0, units)
 
     def _slot(self, probe_name: str, row: int) -> str:
         return f"{probe_name} at {self.table.rows[row].name}"
@@ -375,8 +376,8 @@ class Recorder:
             if known and name in self._probes:
                 with self._shielded(name):
                     self._probes[name].remember(known)
-                    if self._ranks is not None:
-                        self._ranks.remember(name, known)
+                    if self._merge is not None:
+                        self._merge.remember(name, known)
         self._remembered = {name: by_layer for name, by_layer in self._remembered.items() if by_layer}
 
     def _finish_outputs(self, outputs: OutputWatch) -> Pending:
@@ -462,12 +463,12 @@ class Recorder:
         return Record(flight.step, flight.wall_time, flight.layers, metrics, totals)
 
     def _merged(self, flight: "_InFlight", layout: Layout, own: Mapping[str, Measured]) -> dict[str, Measured]:
-        assert self._ranks is not None
+        assert self._merge is not None
         rows = self.table.rows[: len(flight.order)]
         try:
-            return self._ranks.resolve(flight.transfer.exact(), layout, flight.step, rows, own)
+            return self._merge.resolve(flight.transfer.exact(), layout, flight.step, rows, own)
         except Exception as error:
-            self._ranks.off = f"failed with {type(error).__name__}: {error}"
+            self._merge.off = f"failed with {type(error).__name__}: {error}"
             return {}
 
 

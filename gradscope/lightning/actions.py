@@ -3,12 +3,11 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
+from gradscope.ranks.voices import Voices
 from gradscope.records import Finding, Severity, Stop
 from gradscope.wording import counted, one_line
-
-T = TypeVar("T")
 
 
 class Action(IntEnum):
@@ -47,16 +46,6 @@ class Ending(NamedTuple):
 
     action: Action
     finding: Finding
-
-
-class Ranks(Protocol):
-    """What ranks that have to agree need of each other; Lightning's strategies offer it."""
-
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002, as strategies call it
-        """Return on every rank whether `decision` is true on all, or on any, of them."""
-
-    def broadcast(self, obj: T, src: int = 0) -> T:
-        """Return on every rank what rank `src` gave."""
 
 
 class Actions:
@@ -105,11 +94,11 @@ class Actions:
         """Whether some finding could."""
         return max(self._policy.values()) >= Action.STOP
 
-    def agreed(self, ranks: Ranks | None) -> Ending | None:
-        """Return how the fit is to end: of several `ranks` on all, as rank zero wants. All ask at the same step."""
-        if ranks is None or not self.may_end_the_fit:
+    def agreed(self, voices: Voices | None) -> Ending | None:
+        """Return how the fit is to end: on all of several ranks as rank zero wants. All ask at the same step."""
+        if voices is None or not self.may_end_the_fit:
             return self._ending
-        return ranks.broadcast(self._ending) if ranks.reduce_boolean_decision(bool(self._ending), all=False) else None
+        return voices.broadcast(self._ending) if voices.reduce_boolean_decision(bool(self._ending), all=False) else None
 
     def carry_out(self, ending: Ending, step: int) -> None:
         """Take note that the fit ends like that at `step`."""

@@ -225,7 +225,15 @@ class GradScope(Resumable):
             fit.ranks.count(trainer.optimizers)
         fit.name = run_name(trainer)
         scale = LossScale(getattr(trainer.precision_plugin, "scaler", None))
-        recorder = Recorder(pl_module, self.thresholds, self.layers, self.exact, scale, fit.ranks.merge, trainer.model)
+        recorder = Recorder(
+            pl_module,
+            self.thresholds,
+            self.layers,
+            exact=self.exact,
+            scale=scale,
+            merge=fit.ranks.merge,
+            wrapped=trainer.model,
+        )
         watch = StepWatch(recorder.table, recorder.forward.trace, scale, self.flight_recorder)
         fit.watch_with(recorder, watch, Preflight(recorder), trainer.optimizers)
         self._monitored = Monitored(fit.columns)

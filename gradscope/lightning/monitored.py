@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradscope.events import stock
-from gradscope.lightning.actions import Ranks
+from gradscope.ranks.voices import Voices
 from gradscope.records import SKIPPED, TOTAL_NORM, Finding, Metric, Record, Severity
 
 if TYPE_CHECKING:
@@ -62,16 +62,16 @@ class Monitored:
             self._first_step = step
         return last or step == self._first_step
 
-    def show(self, trainer: pl.Trainer, looked_at: bool, ranks: Ranks | None = None) -> None:
-        """Put the numbers where others look: at once, but of several `ranks` only where they are `looked_at`.
+    def show(self, trainer: pl.Trainer, looked_at: bool, voices: Voices | None = None) -> None:
+        """Put the numbers where others look: at once, but of several ranks only where they are `looked_at`.
 
         Those have to be the same on all ranks, which therefore take what rank zero has: each of them has to ask.
         """
         values = self._values
-        if ranks is not None:
+        if voices is not None:
             if not looked_at:
                 return
-            values = ranks.broadcast(values)
+            values = voices.broadcast(values)
         elif not self._news:
             return
         self._news = False

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gradscope import stats
 from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, Activation
+from gradscope.probes.layout import Float64s, Layout
 from gradscope.probes.probe import NONFINITE, Measured, Merging, Pending, Probe, flagged, sum_by_layer
-from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 

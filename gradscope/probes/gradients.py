@@ -12,6 +12,7 @@ from torch import Tensor
 from gradscope import stats
 from gradscope.model.nesterov import Momenta
 from gradscope.model.sharding import PARTIAL
+from gradscope.probes.layout import Float64s, Layout
 from gradscope.probes.probe import (
     NONFINITE,
     Measured,
@@ -24,7 +25,6 @@ from gradscope.probes.probe import (
     joined,
     sum_by_layer,
 )
-from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import (
     CLIP_COEFFICIENT,
     LOSS_SCALE,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gradscope import stats
 from gradscope.activations import RECTIFIER, Activation
 from gradscope.model.sharding import unit_slice
+from gradscope.probes.layout import Float64s, Layout, pack, unpack, words
 from gradscope.probes.probe import Measured, Merging, Pending, Probe
-from gradscope.ranks.layout import Float64s, Layout, pack, unpack, words
 from gradscope.records import Metric
 from gradscope.thresholds import Thresholds
 

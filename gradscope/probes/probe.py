@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradscope.activations import Activation
 from gradscope.model.nesterov import Momenta
 from gradscope.model.sharding import Parts, lies_like, local
-from gradscope.ranks.layout import Float64s, Layout
+from gradscope.probes.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradscope import stats
 from gradscope.model.sharding import local
+from gradscope.probes.layout import Float64s, Layout
 from gradscope.probes.probe import (
     NONFINITE,
     Measured,
@@ -22,7 +23,6 @@ from gradscope.probes.probe import (
     joined,
     sum_by_layer,
 )
-from gradscope.ranks.layout import Float64s, Layout
 from gradscope.records import Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 

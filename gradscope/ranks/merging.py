@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gradscope.model.layers import LayerTable
 from gradscope.model.sharding import GRADIENTS
+from gradscope.probes.layout import Float64s, Layout
 from gradscope.probes.probe import Measured, Merging, Probe
 from gradscope.ranks.group import Group
-from gradscope.ranks.layout import Float64s, Layout
 from gradscope.ranks.outliers import Outliers
 from gradscope.ranks.words import Facts, Inventory, Seen, Word, together
 from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, RankOutlier

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gradscope.messages import say
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import RankMerge
+from gradscope.ranks.voices import Voices
 from gradscope.ranks.words import Facts
 from gradscope.records import RankOutlier
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
 
-    from gradscope.lightning.actions import Ranks
 
 OTHERS = "other ranks"
 
@@ -28,7 +28,7 @@ class RanksOfFit:
     def __init__(self) -> None:
         self.merge: RankMerge | None = None
         """What merges records, where ranks are known to torch.distributed."""
-        self.voices: Ranks | None = None
+        self.voices: Voices | None = None
         """Who can be asked in any matter."""
         self.facts = Facts()
         """What all ranks know together, beside the numbers."""
@@ -44,7 +44,7 @@ class RanksOfFit:
         """Seconds in which this rank waited for others."""
         return self._group.waited if self._group is not None else 0.0
 
-    def join(self, strategy: Ranks, device: torch.device, may_end_the_fit: bool) -> None:
+    def join(self, strategy: Voices, device: torch.device, may_end_the_fit: bool) -> None:
         """Come together with the other ranks. Where that fails, each goes on by itself.
 
         `device` is what a module says that it is on, which is not true of all: FSDP leaves it on the CPU, where NCCL

@@ -8,8 +8,8 @@ from torch import nn
 from gradscope import Thresholds
 from gradscope.model.nesterov import Momenta
 from gradscope.probes.gradients import GradientProbe
+from gradscope.probes.layout import Layout
 from gradscope.probes.probe import Parameters, Step
-from gradscope.ranks.layout import Layout
 
 
 def test_an_optimizer_without_gradients_is_measured_wherever_the_loss_scale_is() -> None:

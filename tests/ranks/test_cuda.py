@@ -26,7 +26,7 @@ def test_a_group_of_one_measures_what_it_measures_alone() -> None:
         batch = torch.randn(32, 20, device="cuda")
         records = []
         for ranks in (None, merge):
-            recorder = Recorder(net, Thresholds(), lambda name: True, ranks=ranks)
+            recorder = Recorder(net, Thresholds(), lambda name: True, merge=ranks)
             for step in range(3):
                 recorder.begin([])
                 loss = net(batch).square().mean()

@@ -50,7 +50,7 @@ def test_a_nan_that_a_checkpoint_tells_of_was_born_on_the_rank_that_it_names() -
 
 
 def recorder_of(merge: RankMerge, net: nn.Module) -> Recorder:
-    return Recorder(net, Thresholds(), lambda name: True, ranks=merge)
+    return Recorder(net, Thresholds(), lambda name: True, merge=merge)
 
 
 def record(recorder: Recorder, net: nn.Module, step: int) -> None:

@@ -27,10 +27,10 @@ from gradscope.flight import FlightRecorder
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import parts_of
 from gradscope.probes.gradients import GradientProbe
+from gradscope.probes.layout import Layout
 from gradscope.probes.liveness import LivenessProbe
 from gradscope.probes.probe import Measured, Parameters, Probe, Step
 from gradscope.probes.updates import UpdateProbe
-from gradscope.ranks.layout import Layout
 from gradscope.recorder import Recorder
 from tests.models import mlp
 

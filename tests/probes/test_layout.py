@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradscope.ranks.layout import EXACT_BITS, pack, unpack, words
+from gradscope.probes.layout import EXACT_BITS, pack, unpack, words
 
 
 def test_of_two_ranks_a_number_holds_26_units_and_of_a_thousand_5() -> None:
