@@ -1,12 +1,13 @@
-"""The command line, ``gradscope COMMAND``: a file for each, and what they share. Nothing else in the package prints."""
+"""The command line, ``gradscope COMMAND``: a file for each, and what they share."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from gradscope.cli import check, compare, completion, explain, export, report, run, summary, watch
-from gradscope.cli.command import BadInputError, Execute, Parser, ReaderGoneError
+from gradscope.cli.command import BadInputError, Execute, Parser
 from gradscope.cli.version import Version
+from gradscope.terminal import ReaderGoneError
 from gradscope.wording import one_line
 
 COMMANDS = (run, summary, watch, compare, check, report, export, explain, completion)

@@ -4,18 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradscope.cli.command import (
-    BadInputError,
-    Commands,
-    add_command,
-    add_logdir,
-    add_width,
-    console,
-    encodable,
-    load_runs,
-    rendered,
-    write,
-)
+from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, add_width, load_runs
+from gradscope.terminal import console, encodable, rendered, write
 from gradscope.wording import one_line
 
 if TYPE_CHECKING:

@@ -11,11 +11,9 @@ from gradscope.cli.command import (
     add_command,
     add_output_options,
     completing_directories,
-    console,
     load_runs,
-    rendered,
-    write,
 )
+from gradscope.terminal import console, rendered, write
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,7 +2,8 @@
 
 import argparse
 
-from gradscope.cli.command import Commands, add_command, write
+from gradscope.cli.command import Commands, add_command
+from gradscope.terminal import write
 
 SHELLS = ("bash", "zsh", "tcsh")
 

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradscope.cli.command import BadInputError, Commands, add_command, add_output_options, console, rendered, write
+from gradscope.cli.command import BadInputError, Commands, add_command, add_output_options
+from gradscope.terminal import console, rendered, write
 
 if TYPE_CHECKING:
     from gradscope.explanations import Explanation

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, encodable, load_runs, write
+from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, load_runs
+from gradscope.terminal import encodable, write
 from gradscope.wording import counted, one_line
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 import argparse
 
-from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, load_runs, write
+from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, load_runs
+from gradscope.terminal import write
 
 DEFAULT_REPORT = "gradscope_report.html"
 

@@ -1,7 +1,6 @@
 """``gradscope summary``: what is wrong with the runs of a log, and what to change."""
 
 import argparse
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,15 +8,12 @@ from gradscope.cli.command import (
     DEFAULT_LOGDIR,
     BadInputError,
     Commands,
-    ReaderGoneError,
     add_command,
     add_logdir,
     add_output_options,
-    console,
     load_runs,
-    rendered,
-    write,
 )
+from gradscope.terminal import console, rendered, write
 
 if TYPE_CHECKING:
     from gradscope.records import Finding, Run
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 60
 """Rows of the table: of a larger net those that findings name come first. More would push the findings out of sight."""
-
-ORDERS = ("model", "severity", "name")
 
 EXAMPLES = """\
   gradscope summary                             the newest run in lightning_logs
@@ -64,16 +58,6 @@ def execute(arguments: argparse.Namespace) -> int:
     _check_selection(arguments, runs, shown)
     write(_json(shown) if arguments.json else rendered(console(arguments.width), _reports(shown, arguments)))
     return 0
-
-
-def print_report(run: "Run", findings: "Sequence[Finding]") -> None:
-    """Print what the callback found at the end of a fit, as the command would."""
-    from gradscope.report import Report
-
-    # Nobody may read it: that ends no training. A progress bar may still be drawn: rich's own console would write past
-    # rich's bar and be painted over, plain text on stdout is put above it; tqdm's leaves the cursor at its line's end.
-    with contextlib.suppress(ReaderGoneError, BadInputError):
-        write("\n" + rendered(console(None), Report(run, findings)))
 
 
 class _Shown(NamedTuple):
@@ -121,11 +105,13 @@ def _check_selection(arguments: argparse.Namespace, runs: "Mapping[str, Run]", s
 
 
 def _check_metrics(arguments: argparse.Namespace, runs: "Mapping[str, Run]") -> None:
+    from gradscope.report.layer_table import SORTS
+
     known = dict.fromkeys(column.name for run in runs.values() for column in run.columns)
     if arguments.metric is not None and arguments.metric not in known:
         raise BadInputError(f"`--metric` must be one of {', '.join(known)}, got {arguments.metric!r}")
-    if arguments.sort not in (*ORDERS, *known):
-        raise BadInputError(f"`--sort` must be one of {', '.join([*ORDERS, *known])}, got {arguments.sort!r}")
+    if arguments.sort not in (*SORTS, *known):
+        raise BadInputError(f"`--sort` must be one of {', '.join([*SORTS, *known])}, got {arguments.sort!r}")
 
 
 def _json(shown: "Sequence[_Shown]") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from gradscope import __version__
-from gradscope.cli.command import write
+from gradscope.terminal import write
 
 OURS, NAMESAKE = "lightning-gradscope", "gradscope"
 

@@ -5,8 +5,9 @@ import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, console, write
+from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir
 from gradscope.cli.keyboard import Keyboard, keyboard
+from gradscope.terminal import console, write
 from gradscope.wording import one_line
 
 if TYPE_CHECKING:

@@ -516,7 +516,7 @@ class GradScope(Resumable):
         if trainer.is_global_zero and self._fit.history.records:
             self._write_verdicts(final=True)
             if self.summary:
-                from gradscope.cli.summary import print_report
+                from gradscope.terminal import print_report
 
                 print_report(self.run, self.findings)
         self._sinks = None

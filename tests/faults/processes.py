@@ -24,7 +24,7 @@ PATIENCE = 300
 """Seconds after which a process is given up."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.faults.processes", "gradscope.cli.summary"])
+CONTEXT.set_forkserver_preload(["tests.faults.processes", "gradscope.report"])
 
 
 def started(target: Callable[..., None], *arguments: Any) -> BaseProcess:
