@@ -26,7 +26,8 @@ def _quick() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quiet_and_seeded() -> Iterator[None]:
     """Every test starts from the same seed and leaves nothing on; Lightning does not advertise in the output."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for package in ("pytorch_lightning", "lightning.pytorch"):  # whichever was imported last speaks for both
+        logging.getLogger(package).setLevel(logging.ERROR)
     torch.manual_seed(0)
     yield
     assert torch.overrides._get_current_function_mode() is None, "a mode was left on"  # type: ignore[no-untyped-call]
