@@ -66,7 +66,7 @@ def heat_map_png(run: Run, metric: str, width: int = 900) -> HeatMap:
     """
     if width < 400:
         raise ValueError(f"`width` must be at least 400 pixels, got {width}; names and colour bar need room")
-    column = next((c for c in run.columns if c.name == metric), Metric(metric, metric, "value"))
+    column = run.column(metric)
     measured = measured_of(run, column)
     return _draw(column, measured, width) if measured.names else _empty(column, width)
 

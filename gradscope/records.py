@@ -329,6 +329,10 @@ class Run:
         """Return the step's global `name` as float64[S]: all NaN where the run has no such global."""
         return self.globals.get(name, np.full(len(self.steps), np.nan))
 
+    def column(self, name: str) -> Metric:
+        """Return what metric `name` is: a plain one where the run has none of this name."""
+        return next((column for column in self.columns if column.name == name), Metric(name, name, "value"))
+
     def rows(self, *kinds: str) -> npt.NDArray[np.int64]:
         """Return the indices of the layers of any of `kinds`, in order: int64[n], with n = 0 where there is none."""
         return np.array([i for i, layer in enumerate(self.layers) if layer.kind in kinds], dtype=np.int64)

@@ -1,16 +1,33 @@
 """A run and its findings in brief: the verdict in a sentence, the last values, and the object that JSON holds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.records import Finding, Flight, Floats, Run, Severity
+from gradscope.records import Finding, Flight, Floats, Metric, Run, Severity
 from gradscope.rules.causes import in_order
 from gradscope.wording import counted
+
+METRIC_ORDER = (
+    "grad_norm",
+    "update_ratio",
+    "act_mean",
+    "act_var",
+    "dead_fraction",
+    "zero_fraction",
+    "saturated_fraction",
+    "nonfinite",
+    "no_gradient_fraction",
+    "grad_norm_clipped",
+    "weight_norm",
+    "dying_fraction",
+    "revived_fraction",
+)
+"""In which the table of the terminal and the tab show metrics: what a verdict rests on first."""
 
 
 class LayerSummary(TypedDict):
@@ -66,6 +83,12 @@ def as_json(run: Run, findings: Sequence[Finding]) -> RunSummary:
         "stop": asdict(run.stop) if run.stop is not None else None,
         "notes": list(run.notes),
     }
+
+
+def in_order_shown(columns: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return `columns` in the order shown; those that this version does not know come behind, by their names."""
+    order = {name: i for i, name in enumerate(METRIC_ORDER)}
+    return tuple(sorted(columns, key=lambda column: (order.get(column.name, len(order)), column.name)))
 
 
 def last_finite(values: Floats) -> npt.NDArray[np.float64]:

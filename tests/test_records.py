@@ -49,6 +49,13 @@ def test_no_records_are_an_empty_run() -> None:
     assert run.rows("linear").tolist() == []
 
 
+def test_what_a_run_did_not_measure_is_nan_and_has_its_name_for_a_title() -> None:
+    run = Run.from_records("run", [record(0, 1.0, (A, B), 1, 2)], [GRAD_NORM])
+    assert run.column("grad_norm") == GRAD_NORM
+    assert run.column("act_mean") == Metric("act_mean", "act_mean", "value")
+    assert np.isnan(run.metric("act_mean")).all()
+
+
 def test_severities_are_ordered_and_flags_add_up() -> None:
     assert Severity.INFO < Severity.WARNING < Severity.CRITICAL
     assert str(Severity.WARNING) == "warning"

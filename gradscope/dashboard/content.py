@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,6 @@ Content = dict[str, Any]
 
 STATIC = Path(__file__).parent / "static"
 """The files of the page."""
-
-METRIC_ORDER = (
-    "grad_norm",
-    "update_ratio",
-    "act_mean",
-    "act_var",
-    "dead_fraction",
-    "zero_fraction",
-    "saturated_fraction",
-    "nonfinite",
-    "no_gradient_fraction",
-    "grad_norm_clipped",
-    "weight_norm",
-    "dying_fraction",
-    "revived_fraction",
-)
-"""As in the terminal's table; others come behind, by their names."""
-
-
-def in_order_shown(columns: Iterable[Metric]) -> tuple[Metric, ...]:
-    """Return `columns` in the order in which the page lists them."""
-    order = {name: i for i, name in enumerate(METRIC_ORDER)}
-    return tuple(sorted(columns, key=lambda column: (order.get(column.name, len(order)), column.name)))
 
 
 def summary(run: Run, findings: Sequence[Finding]) -> Content:

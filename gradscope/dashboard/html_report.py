@@ -17,6 +17,7 @@ from gradscope.dashboard.content import STATIC, Content
 from gradscope.records import Finding, Floats, Run
 from gradscope.rules import diagnose
 from gradscope.rules.thinning import thinned
+from gradscope.summary import in_order_shown
 
 RECORDS = 1000
 """Records of a run that a file holds at most; findings are those of all."""
@@ -92,7 +93,7 @@ def _listed(name: str, run: Run, findings: Sequence[Finding]) -> Content:
         "last_step": int(run.steps[-1]) if len(run.steps) else None,
         "last_wall_time": float(run.wall_times[-1]) if len(run.steps) else 0.0,
         "severity": content.severity(run, findings),
-        "metrics": [content.metric(column) for column in content.in_order_shown(run.columns)],
+        "metrics": [content.metric(column) for column in in_order_shown(run.columns)],
     }
 
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from tensorboard.data.provider import RunTagFilter
 
 from gradscope.cells import ingredients
-from gradscope.dashboard.content import in_order_shown
 from gradscope.events.decoding import GLOBALS_TAG, LAYERS_TAG, PLUGIN_NAME, VERDICTS_TAG, Content, Decoder
 from gradscope.events.event_files import natural
 from gradscope.records import Metric, Run, Severity
 from gradscope.selection import with_records
+from gradscope.summary import in_order_shown
 
 _ALL = 1_000_000
 """More than any server keeps of a series: it wants a number."""

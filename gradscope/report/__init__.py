@@ -12,7 +12,6 @@ from gradscope.records import Finding, Run
 from gradscope.report.layer_table import MODEL_ORDER, layer_table
 from gradscope.report.page import SHORTEST_NAME, Page
 from gradscope.report.parts import (
-    column_named,
     coverage_items,
     finding_item,
     flight_item,
@@ -53,7 +52,7 @@ class Report:
             yield from layer_table(page, self.run, self.findings, self.max_layers, self.sort)
         if self.heat_map is not None and len(self.run.steps):
             yield ""
-            yield from terminal_map(page, self.run, column_named(self.run, self.heat_map), has_colour(console))
+            yield from terminal_map(page, self.run, self.run.column(self.heat_map), has_colour(console))
         for finding in in_order(self.findings):
             yield ""
             yield finding_item(page, finding)

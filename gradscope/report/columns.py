@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradscope.records import Floats, Layer, Metric, NonFinite, Run
-from gradscope.summary import last_finite
+from gradscope.summary import in_order_shown, last_finite
 
 LONGEST_HEADING = 18
 
@@ -64,8 +64,7 @@ KNOWN = {
     "dying_fraction": Known("dying", 13),
     "revived_fraction": Known("revived", 14),
 }
-"""In the order shown. Metrics that are not listed come after these, and rank between what a verdict rests on and
-what explains it."""
+"""Metrics that are not listed rank between what a verdict rests on and what explains it."""
 
 FLAG_WORDS = {NonFinite.GRADIENT: "grad", NonFinite.WEIGHT: "weight", NonFinite.OUTPUT: "out"}
 
@@ -78,9 +77,7 @@ def columns_of(run: Run, rows: Sequence[int]) -> tuple[Column, ...]:
 
     A metric that is NaN everywhere has no column, nor has one that only tells of events and saw none.
     """
-    order = list(KNOWN)
-    metrics = sorted(run.columns, key=lambda m: order.index(m.name) if m.name in KNOWN else len(order))
-    return tuple(_column(run, metric, rows) for metric in metrics if _is_shown(run, metric))
+    return tuple(_column(run, metric, rows) for metric in in_order_shown(run.columns) if _is_shown(run, metric))
 
 
 def fitting(columns: Sequence[Column], room: int, gap: int) -> tuple[Column, ...]:

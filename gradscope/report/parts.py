@@ -18,7 +18,6 @@ from gradscope.records import (
     Coverage,
     Finding,
     Flight,
-    Metric,
     Overhead,
     Run,
     Severity,
@@ -74,11 +73,6 @@ def _depth(page: Page, run: Run) -> Iterator[Text]:
 def has_colour(console: Console) -> bool:
     """Say whether `console` shows colours: told not to, rich keeps a colour system and drops the styles."""
     return console.color_system is not None and not console.no_color
-
-
-def column_named(run: Run, metric: str) -> Metric:
-    """Return the metric called `metric`, a plain one where the run has none of this name."""
-    return next((column for column in run.columns if column.name == metric), Metric(metric, metric, "value"))
 
 
 def last_loss(run: Run) -> str:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from gradscope.report import Overview, Report
 from gradscope.report.page import Page
-from gradscope.report.parts import column_named, finding_item, has_colour, head, note_items
+from gradscope.report.parts import finding_item, has_colour, head, note_items
 from gradscope.report.terminal_map import terminal_map
 from gradscope.rules.causes import in_order
 from gradscope.wording import counted
@@ -46,7 +46,7 @@ class Watched:
             yield finding_item(page, finding)
         if len(report.run.steps):
             yield ""
-            yield from terminal_map(page, report.run, column_named(report.run, self.metric), has_colour(console))
+            yield from terminal_map(page, report.run, report.run.column(self.metric), has_colour(console))
         yield from note_items(page, report.run)
 
     def _listed(self) -> RenderResult:

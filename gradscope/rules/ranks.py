@@ -32,9 +32,9 @@ def rank_outlier(run: Run) -> Iterator[Finding]:
         first_step=min(o.first_step for o in outliers),
         last_step=max(o.last_step for o in outliers),
         message=(
-            f"{_who(worst, ranks, pair)}: {_what(run, worst)} of {worst.layer}, {_number(worst.value, worst.metric)} "
-            f"on rank {worst.rank} and {_number(worst.others, worst.metric)} on {_others(worst, pair)}. All ranks hold "
-            "the same weights. Usual cause: one rank is given other data."
+            f"{_who(worst, ranks, pair)}: {run.column(worst.metric).title} of {worst.layer}, "
+            f"{_number(worst.value, worst.metric)} on rank {worst.rank} and {_number(worst.others, worst.metric)} on "
+            f"{_others(worst, pair)}. All ranks hold the same weights. Usual cause: one rank is given other data."
         ),
         hint=(
             f"Look at a batch of {'each' if pair else f'rank {worst.rank}'}: its shard of the data, its transforms, "
@@ -75,10 +75,6 @@ def _who(worst: RankOutlier, ranks: Sequence[int], pair: bool) -> str:
 
 def _others(worst: RankOutlier, pair: bool) -> str:
     return f"rank {1 - worst.rank}" if pair else "the others"
-
-
-def _what(run: Run, outlier: RankOutlier) -> str:
-    return next((c.title for c in run.columns if c.name == outlier.metric), outlier.metric)
 
 
 def _number(value: float, metric: str) -> str:

@@ -11,11 +11,9 @@ import pytest
 from tensorboard.context import RequestContext
 from tensorboard.data.provider import RunTagFilter, TensorDatum, TensorTimeSeries
 
-from gradscope.dashboard.content import METRIC_ORDER
 from gradscope.dashboard.provided_runs import ProvidedRuns, sample_of
 from gradscope.events.reading import load
 from gradscope.records import Layer
-from gradscope.report.columns import KNOWN
 from tests.dashboard.served import LAYERS, Log, Tab, floats, record
 from tests.hand_written_runs import sick_run
 
@@ -149,10 +147,6 @@ def test_reads_what_is_read_from_the_file(tmp_path: Path) -> None:
         assert run.metric(name).tobytes() == values.tobytes()
     for name, series in loaded.globals.items():
         np.testing.assert_array_equal(run.series(name), series)
-
-
-def test_metrics_come_in_the_order_of_the_terminals_table() -> None:
-    assert tuple(KNOWN) == METRIC_ORDER
 
 
 @pytest.mark.parametrize("records", [1, 2, 56, 57, 1000, None])

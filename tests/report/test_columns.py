@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from gradscope.records import Layer, Metric
-from gradscope.report.columns import Column, columns_of, fitting, percent, plain, scientific
+from gradscope.report.columns import KNOWN, Column, columns_of, fitting, percent, plain, scientific
+from gradscope.summary import METRIC_ORDER
 from tests.hand_written_runs import COLUMNS, run_of, sick_run, sound_run
 
 LAYERS = (Layer("conv", "Conv2d", "convolution"), Layer("act", "ReLU", "rectifier"))
+
+
+def test_every_metric_that_has_a_place_has_a_heading() -> None:
+    assert {*KNOWN} == {*METRIC_ORDER}
 
 
 def column(name: str, values: object, records: int = 1) -> Column:
