@@ -24,6 +24,7 @@ from gradscope.grid import (
     measured_of,
 )
 from gradscope.records import Metric, Run
+from gradscope.wording import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -110,8 +111,7 @@ def _draw_title(
     scale = ", logarithmic" if is_logarithmic(column) else ""
     draw.text((12, 10), f"{_printable(column.title)} ({column.unit}{scale})", _INK, _font(_TITLE))
     shared = f", up to {layers_per_band} share a line and the worst is drawn" if layers_per_band > 1 else ""
-    records = f"{len(steps)} record{'s' * (len(steps) != 1)}"
-    text = f"{layers} layer{'s' * (layers != 1)}, the input's on top{shared}; {records}"
+    text = f"{counted(layers, 'layer')}, the input's on top{shared}; {counted(len(steps), 'record')}"
     draw.text((12, 36), text, _FAINT, _font(_TEXT))
 
 

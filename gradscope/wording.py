@@ -1,5 +1,7 @@
 """How numbers and names are put into words."""
 
+from collections.abc import Iterable
+
 
 def counted(number: int, noun: str) -> str:
     """Return ``"1 layer"``, ``"2 layers"``, ``"2,400 layers"``."""
@@ -14,3 +16,21 @@ def brief(number: float) -> str:
 def one_line(text: str) -> str:
     """Return `text` with a space for each character that would end the line or steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def escaped(text: str) -> str:
+    """Return `text` with an escape for each character that would end the line or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def steps(first: int, last: int, between: str = " to ") -> str:
+    """Return ``"step 7"`` or ``"steps 0 to 560"``."""
+    return f"step {first}" if first == last else f"steps {first}{between}{last}"
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return ``did you mean …?`` with the nearest of what is `known`, or what to say `otherwise`."""
+    import difflib  # where something was misspelt, and nowhere else
+
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {nearest[0]}?" if nearest else otherwise

@@ -111,9 +111,9 @@ def test_an_environment_that_asks_gets_a_gradscope_with_its_options(
 @pytest.mark.parametrize(
     ("switch", "options", "told"),
     [
-        ("2", "", "GRADSCOPE must be 1 or 0, got '2'"),
-        ("1", "[]", "GRADSCOPE_OPTIONS must be a JSON object, got '[]'"),
-        ("1", "{", "GRADSCOPE_OPTIONS must be a JSON object, got '{'"),
+        ("2", "", "`GRADSCOPE` must be 1 or 0, got '2'"),
+        ("1", "[]", "`GRADSCOPE_OPTIONS` must be a JSON object, got '[]'"),
+        ("1", "{", "`GRADSCOPE_OPTIONS` must be a JSON object, got '{'"),
         ("1", '{"every_n_steps": 0}', "`every_n_steps` must be"),
         ("1", '{"thresholds": {"dead_fractoin": 1}}', "dead_fractoin"),
     ],
@@ -125,7 +125,7 @@ def test_an_environment_that_asks_for_what_cannot_be_is_told_and_ends_nothing(
     monkeypatch.setenv("GRADSCOPE_OPTIONS", options)
     assert offered.callbacks() == []
     (record,) = caplog.records
-    assert record.getMessage().startswith("GradScope: is off, as the environment asks for what cannot be: ")
+    assert record.getMessage().startswith("GradScope: is off, because the environment cannot be followed: ")
     assert told in record.getMessage()
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, add_width, load_runs
+from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, add_width, load_runs, writing
 from gradscope.terminal import console, encodable, rendered, write
 from gradscope.wording import one_line
 
@@ -162,10 +162,5 @@ def _write(name: str, known: "Sequence[Known]") -> None:
 
     from gradscope.check.baseline import written
 
-    try:
+    with writing("--write-baseline", name):
         Path(name).write_text(written(known), encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(
-            f"`--write-baseline` must be a file that can be written, got {name!r}: {error.strerror}; "
-            "choose another place"
-        ) from error

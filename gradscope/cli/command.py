@@ -2,7 +2,8 @@
 
 # Heavy imports stand inside the functions that need them: `gradscope --help` waits for none.
 import argparse
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
@@ -76,6 +77,21 @@ def _width(text: str) -> int:
             f"expected a number of columns from {LEAST_WIDTH} to {GREATEST_WIDTH}, got {text!r}"
         )
     return int(text)
+
+
+@contextlib.contextmanager
+def writing(option: str, name: str) -> Iterator[None]:
+    """Write the file `name`, which `option` gave.
+
+    Raises:
+        BadInputError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadInputError(
+            f"`{option}` must be a file that can be written, got {name!r}: {error.strerror}; choose another place"
+        ) from error
 
 
 def load_runs(logdir: str) -> "Mapping[str, Run]":

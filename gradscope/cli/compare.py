@@ -14,6 +14,7 @@ from gradscope.cli.command import (
     load_runs,
 )
 from gradscope.terminal import console, rendered, write
+from gradscope.wording import suggestion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,7 +135,7 @@ def _resolved(path: str) -> "Path":
 
 
 def _baseline(places: Sequence[Place], wanted: str) -> Place:
-    from gradscope.compare.naming import short_names, suggestion
+    from gradscope.compare.naming import short_names
 
     names = short_names([place.path for place in places])
     known = {name: place for place, name in zip(places, names, strict=True)}
@@ -142,7 +143,9 @@ def _baseline(places: Sequence[Place], wanted: str) -> Place:
         return known[wanted]
     of_that_name = [name for name, place in known.items() if place.run.name == wanted]
     if len(of_that_name) > 1:
-        raise BadInputError(f"`--baseline` must be one run, got {wanted!r}: that is {' and '.join(of_that_name)}")
+        raise BadInputError(
+            f"`--baseline` must be one run, got {wanted!r}: that is {' and '.join(of_that_name)}; choose one"
+        )
     if of_that_name:
         return known[of_that_name[0]]
     path = _resolved(wanted)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gradscope.cli.command import BadInputError, Commands, add_command, add_output_options
 from gradscope.terminal import console, rendered, write
+from gradscope.wording import suggestion
 
 if TYPE_CHECKING:
     from gradscope.explanations import Explanation
@@ -42,10 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _unknown_code(code: str, known: list[str]) -> str:
-    import difflib
-
-    nearest = difflib.get_close_matches(code.lower().replace("-", "_"), known, n=1, cutoff=0.4)
-    advice = f"did you mean {nearest[0]}?" if nearest else "`gradscope explain` lists them"
+    advice = suggestion(code.lower().replace("-", "_"), known, "`gradscope explain` lists them")
     return f"`CODE` must be the code of a finding, got {code!r}; {advice}"
 
 

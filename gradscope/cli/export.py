@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, load_runs
+from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, load_runs, writing
 from gradscope.terminal import encodable, write
-from gradscope.wording import counted, one_line
+from gradscope.wording import counted, one_line, suggestion
 
 if TYPE_CHECKING:
     from gradscope.export.tidy import Choice, Table
@@ -55,19 +55,13 @@ def execute(arguments: argparse.Namespace) -> int:
         for text in _chunks(arguments.to, tables):
             write(encodable(text))
         return 0
-    try:
+    with writing("--output", arguments.output):
         _write(arguments.to, tables, arguments.output)
-    except OSError as error:
-        raise BadInputError(
-            f"`--output` must be a file that can be written, got {arguments.output!r}: {error.strerror}; "
-            "choose another place"
-        ) from error
     write(encodable(f"{one_line(arguments.output)}: {counted(len(runs), 'run')}\n"))
     return 0
 
 
 def _check(choice: "Choice", runs: "Sequence[Run]") -> None:
-    from gradscope.compare.naming import suggestion
     from gradscope.export.tidy import names_of
 
     known = dict.fromkeys(name for run in runs for name in names_of(run))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from gradscope.cli.command import BadInputError, Commands, add_command, add_logdir, load_runs
+from gradscope.cli.command import Commands, add_command, add_logdir, load_runs, writing
 from gradscope.terminal import write
 
 DEFAULT_REPORT = "gradscope_report.html"
@@ -31,11 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.output)
     page = html_report(load_runs(arguments.logdir))
-    try:
+    with writing("--output", str(path)):
         path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(
-            f"`--output` must be a file that can be written, got {str(path)!r}: {error.strerror}; choose another place"
-        ) from error
     write(f"{path}: {len(page.encode()) / 1e6:.1f} MB, opens in any browser, needs no network\n")
     return 0

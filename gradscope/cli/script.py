@@ -45,7 +45,9 @@ def _run_file(path: str) -> None:
         with io.open_code(full) as file:
             source = file.read()
     except OSError as error:
-        raise BadInputError(f"`SCRIPT` must be a file of python's, got {path!r}: {error.strerror}") from error
+        raise BadInputError(
+            f"`SCRIPT` must be a Python file that can be read, got {path!r}: {error.strerror}; give its path"
+        ) from error
     _execute(compile(source, full, "exec", dont_inherit=True), __file__=full)
 
 
@@ -54,7 +56,10 @@ def _run_module(name: str) -> None:
     if spec is not None and spec.submodule_search_locations is not None:
         spec = _found(f"{name}.__main__")
     if spec is None:
-        raise BadInputError(f"`-m` must be followed by the name of a module that can be run, got {name!r}")
+        raise BadInputError(
+            f"`-m` must be followed by the name of a module that can be run, got {name!r}; give one "
+            "that `python -m` finds"
+        )
     sys.argv[0] = spec.origin or name
     _run_spec(spec)
 

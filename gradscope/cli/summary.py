@@ -14,6 +14,7 @@ from gradscope.cli.command import (
     load_runs,
 )
 from gradscope.terminal import console, rendered, write
+from gradscope.wording import suggestion
 
 if TYPE_CHECKING:
     from gradscope.records import Finding, Run
@@ -109,9 +110,11 @@ def _check_metrics(arguments: argparse.Namespace, runs: "Mapping[str, Run]") -> 
 
     known = dict.fromkeys(column.name for run in runs.values() for column in run.columns)
     if arguments.metric is not None and arguments.metric not in known:
-        raise BadInputError(f"`--metric` must be one of {', '.join(known)}, got {arguments.metric!r}")
+        advice = suggestion(arguments.metric, known, f"there are {', '.join(known)}")
+        raise BadInputError(f"`--metric` must be one that was recorded, got {arguments.metric!r}; {advice}")
     if arguments.sort not in (*SORTS, *known):
-        raise BadInputError(f"`--sort` must be one of {', '.join([*SORTS, *known])}, got {arguments.sort!r}")
+        advice = suggestion(arguments.sort, (*SORTS, *known), f"there are {', '.join([*SORTS, *known])}")
+        raise BadInputError(f"`--sort` must be an order or a metric, got {arguments.sort!r}; {advice}")
 
 
 def _json(shown: "Sequence[_Shown]") -> str:

@@ -1,8 +1,7 @@
 """Names for runs from several places: as short as tells them apart."""
 
-import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -16,9 +15,3 @@ def short_names(places: Sequence[Path]) -> list[str]:
         return []
     common = Path(os.path.commonpath([str(place.parent) for place in places]))
     return [place.relative_to(common).as_posix() for place in places]
-
-
-def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return ``did you mean …?`` with the nearest of what is `known`, or what to say `otherwise`."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean {nearest[0]}?" if nearest else otherwise

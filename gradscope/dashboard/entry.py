@@ -1,6 +1,5 @@
 """Where TensorBoard finds the tab. It imports this before anything is drawn: what fails here would fail all of it."""
 
-import contextlib
 import logging
 from typing import Any
 
@@ -16,8 +15,10 @@ class GradScopeLoader(base_plugin.TBLoader):  # type: ignore[misc]  # untyped
 
     def fix_flags(self, flags: Any) -> None:
         """Let the server keep `RECORDS_KEPT` records of each series, unless the user said how many."""
-        with contextlib.suppress(Exception):
+        try:
             flags.samples_per_plugin.setdefault(PLUGIN_NAME, RECORDS_KEPT)
+        except Exception as error:
+            logging.getLogger("gradscope").warning("GradScope: its tab shows few records of each run: %r", error)
 
     def load(self, context: Any) -> base_plugin.TBPlugin | None:
         """Return the tab's server side, or None where it cannot work, which is logged."""

@@ -8,7 +8,7 @@ from gradscope.heatmap import heat_map_png
 from gradscope.records import Finding, Run, Severity
 from gradscope.rules import diagnose
 from gradscope.summary import is_unjudged, verdict, worst_severity
-from gradscope.wording import counted, one_line
+from gradscope.wording import counted, one_line, steps
 
 _SIGNS = {None: "✔", Severity.INFO: "●", Severity.WARNING: "▲", Severity.CRITICAL: "✖"}
 _LAYERS_NAMED = 6
@@ -47,16 +47,11 @@ def _sentence(run: Run, findings: tuple[Finding, ...]) -> str:
 def _finding(finding: Finding) -> str:
     known = EXPLANATIONS.get(finding.code)
     head = f"{_SIGNS[finding.severity]} {known.title if known else finding.code}"
-    where = f"{finding.severity} {finding.code}, {_steps(finding)}: {_named(finding)}"
+    where = f"{finding.severity} {finding.code}, {steps(finding.first_step, finding.last_step)}: {_named(finding)}"
     return (
         f"<p><strong>{_text(head)}</strong> ({_text(where)})<br>"
         f"{_text(finding.message)}<br><em>What to change:</em> {_text(finding.hint)}</p>"
     )
-
-
-def _steps(finding: Finding) -> str:
-    first, last = finding.first_step, finding.last_step
-    return f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
 def _named(finding: Finding) -> str:

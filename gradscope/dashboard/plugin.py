@@ -106,7 +106,9 @@ def _records(request: Request) -> int | None:
     if value is None:
         return None
     if not re.fullmatch("[1-9][0-9]{0,8}", value, re.ASCII):
-        raise web.Refusal(400, f"`records` must be an integer of at least 1, got {web.shortened(value)}")
+        raise web.Refusal(
+            400, f"`records` must be an integer of at least 1, got {web.shortened(value)}; leave it out for all"
+        )
     return int(value)
 
 

@@ -86,8 +86,8 @@ class ProvidedRuns:
         """Return the worst severity that was logged for each run, ``"sound"`` for none; runs without it are absent."""
         try:
             verdicts = self._tensors(None, [VERDICTS_TAG], 1)
-        except (TypeError, ValueError):  # of some run, an array that is not what its shape says
-            return {}
+        except (TypeError, ValueError):  # of some run, an array that is not what its shape says: each by itself, then
+            verdicts = {name: self._read(run, [VERDICTS_TAG], 1, run.decoder()) for name, run in self.runs().items()}
         last = {run: tags[VERDICTS_TAG][-1] for run, tags in verdicts.items() if tags.get(VERDICTS_TAG)}
         return {run: _worst(_content(datum.numpy)) for run, datum in last.items()}
 

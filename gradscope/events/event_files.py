@@ -85,7 +85,10 @@ class LocalFiles:
 
     def _raise_for_root(self, error: OSError) -> None:
         if error.filename == os.fspath(self._root) and self._root.is_dir():
-            raise OSError(f"`logdir` must be a directory that can be read, got {error.filename!r}: {error.strerror}")
+            raise OSError(
+                f"`logdir` must be a directory that can be read, got {error.filename!r}: {error.strerror}; give "
+                "another, or ask for the right to read it"
+            )
 
 
 def _opened_at_once(path: str, flags: int) -> int:

@@ -18,6 +18,7 @@ from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_STRING
 
 from gradscope.heatmap import heat_map_png
 from gradscope.records import CLIP_COEFFICIENT, TOTAL_NORM, TOTAL_NORM_CLIPPED, Finding, Floats, Metric, Record, Run
+from gradscope.wording import one_line, steps
 
 LAYER_LIMIT = 32
 """Layers up to which each has a chart of its own: beyond a few dozen nobody looks at them."""
@@ -138,16 +139,15 @@ def _table(findings: Sequence[Finding]) -> str:
     lines = ["| finding | where | what happened | what to change |", "|---|---|---|---|"]
     for f in findings:
         follows = [f"follows from {f.cause}"] if f.cause else []
-        cells = ([str(f.severity), f.code, *follows], [_named(f.layers), _steps(f)], [f.message], [f.hint])
+        where = [_named(f.layers), steps(f.first_step, f.last_step)]
+        cells = ([str(f.severity), f.code, *follows], where, [f.message], [f.hint])
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
 
 
 def _cell(paragraphs: Sequence[str]) -> str:
     # TensorBoard lets a long line squeeze its neighbours until they break inside words.
-    lines = [
-        line for text in paragraphs for line in textwrap.wrap(_on_one_line(text), _CELL_WIDTH, break_long_words=False)
-    ]
+    lines = [line for text in paragraphs for line in textwrap.wrap(one_line(text), _CELL_WIDTH, break_long_words=False)]
     return "<br>".join(map(_escaped, lines))
 
 
@@ -156,16 +156,6 @@ def _named(layers: Sequence[str]) -> str:
         return "the whole net"
     more = len(layers) - NAMED_LAYERS
     return ", ".join(layers[:NAMED_LAYERS]) + (f", +{more} more" if more > 0 else "")
-
-
-def _steps(finding: Finding) -> str:
-    if finding.first_step == finding.last_step:
-        return f"step {finding.first_step}"
-    return f"steps {finding.first_step} to {finding.last_step}"
-
-
-def _on_one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _escaped(text: str) -> str:

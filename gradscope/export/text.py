@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.export.tidy import FIELDS, Rows, Table
+from gradscope.wording import escaped
 
 _FORMULA = tuple("=+-@＝＋－＠")
 """What a formula begins with (OWASP, CSV Injection; the last four where the keyboard is Japanese)."""
@@ -72,5 +73,5 @@ def _cells(rows: Rows) -> Iterator[tuple[int, float, int, int, str]]:
 
 
 def _text(name: str) -> str:
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    visible = escaped(name)
     return f"'{visible}" if visible.lstrip(" '").startswith(_FORMULA) else visible

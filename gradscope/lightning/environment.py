@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def callbacks() -> list[Any]:
         return []
     try:
         if switch not in ON:
-            raise ValueError(f"{SWITCH} must be 1 or 0, got {switch!r}")
+            raise ValueError(f"`{SWITCH}` must be 1 or 0, got {switch!r}; 1 attaches GradScope to every Trainer")
         from gradscope.lightning.attached import AttachedGradScope
 
         return [AttachedGradScope(**as_arguments(os.environ.get(OPTIONS) or "{}"))]
@@ -37,7 +36,7 @@ def callbacks() -> list[Any]:
         from gradscope.messages import say
         from gradscope.wording import one_line
 
-        say(one_line(f"is off, as the environment asks for what cannot be: {error}"))
+        say(one_line(f"is off, because the environment cannot be followed: {error}"))
         return []
 
 
@@ -58,7 +57,7 @@ def as_arguments(options: str) -> dict[str, Any]:
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        raise ValueError(f"{OPTIONS} must be a JSON object, got {options!r}; " + '{"every_n_steps": 5}, say')
+        raise ValueError(f"`{OPTIONS}` must be a JSON object, got {options!r}; " + '{"every_n_steps": 5}, say')
     if isinstance(changed := arguments.get("thresholds"), dict):
         arguments["thresholds"] = _thresholds(changed)
     return arguments
@@ -66,11 +65,12 @@ def as_arguments(options: str) -> dict[str, Any]:
 
 def _thresholds(changed: Mapping[str, Any]) -> "Thresholds":
     from gradscope.thresholds import Thresholds
+    from gradscope.wording import suggestion
 
     known = [field.name for field in fields(Thresholds)]
     if unknown := [name for name in changed if name not in known]:
-        likely = get_close_matches(unknown[0], known, n=1) or known
-        raise TypeError(f"`thresholds` has no {unknown[0]!r}; it has {', '.join(likely)}")
+        advice = suggestion(unknown[0], known, f"there are {', '.join(known)}")
+        raise TypeError(f"`thresholds` must hold fields of gradscope.Thresholds, got {unknown[0]!r}; {advice}")
     # JSON knows no tuples.
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()

@@ -84,7 +84,9 @@ def log_parts(value: bool | Collection[str]) -> frozenset[str]:
     if isinstance(value, bool):
         return frozenset(LOG_PARTS if value else ())
     if isinstance(value, str) or not isinstance(value, Collection):
-        raise TypeError(f"`log` must be True, False or a collection of {', '.join(LOG_PARTS)}, got {value!r}")
+        raise TypeError(
+            f"`log` must be True, False or a collection of {', '.join(LOG_PARTS)}, got {value!r}; ['tensors'], say"
+        )
     if unknown := [part for part in value if part not in LOG_PARTS]:
         raise ValueError(f"`log` must hold some of {', '.join(LOG_PARTS)}, got {unknown[0]!r}; leave it out")
     return frozenset(value)

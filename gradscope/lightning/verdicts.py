@@ -10,7 +10,7 @@ from typing import Any
 from gradscope.records import Finding, Run
 from gradscope.rules.causes import in_order
 from gradscope.summary import verdict, worst_severity
-from gradscope.wording import one_line
+from gradscope.wording import one_line, steps
 
 ROWS = ["severity", "finding", "follows from", "layers", "first step", "last step", "what happened", "what to change"]
 
@@ -68,12 +68,12 @@ def _in_short(run: Run, findings: Sequence[Finding]) -> dict[str, str]:
 
 
 def _section(finding: Finding) -> str:
-    steps = f"steps {finding.first_step} to {finding.last_step}"
+    when = steps(finding.first_step, finding.last_step)
     where = ", ".join(map(_code, finding.layers)) or "the whole net"
     cause = f" It follows from {finding.cause}." if finding.cause else ""
     return "\n\n".join(
         [
-            f"## {finding.severity}: {finding.code}, {steps}",
+            f"## {finding.severity}: {finding.code}, {when}",
             f"In {where}.{cause}",
             _plain(finding.message),
             f"*What to change:* {_plain(finding.hint)}",
@@ -95,5 +95,10 @@ def _plain(text: str) -> str:
 
 def _row(finding: Finding) -> list[str | int]:
     texts = [str(finding.severity), finding.code, finding.cause, ", ".join(finding.layers) or "the whole net"]
-    steps = [finding.first_step, finding.last_step]
-    return [*map(one_line, texts), *steps, one_line(finding.message), one_line(finding.hint)]
+    return [
+        *map(one_line, texts),
+        finding.first_step,
+        finding.last_step,
+        one_line(finding.message),
+        one_line(finding.hint),
+    ]

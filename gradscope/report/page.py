@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gradscope.records import Severity
 from gradscope.report.sparkline import ASCII, BLOCKS, Ramp
+from gradscope.wording import escaped, steps
 
 STYLES = {None: "green", Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
 LONGEST_PROSE = 100
@@ -63,8 +64,7 @@ class Page:
 
     def visible(self, text: str) -> str:
         """Return `text` with what could steer a terminal, or lacks in its encoding, written as an escape."""
-        escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-        return escaped.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        return escaped(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def text(self, text: str, style: str = "") -> Text:
         """Return `text` as itself: nothing in it is markup, nothing steers the terminal."""
@@ -83,7 +83,7 @@ class Page:
 
     def steps(self, first: int, last: int) -> str:
         """Return ``"step 7"`` or ``"steps 0–560"``."""
-        return f"step {first}" if first == last else f"steps {first}{self.glyphs.dash}{last}"
+        return steps(first, last, self.glyphs.dash)
 
     def item(self, bullet: str, lines: Iterable[Text], style: str = "") -> RenderableType:
         """Return `lines` as paragraphs that hang beside `bullet`."""

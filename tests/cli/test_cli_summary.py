@@ -95,8 +95,12 @@ def test_one_run_has_a_heat_map_and_several_only_where_one_is_asked_for(read: li
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--metric", "grad"], "`--metric` must be one of grad_norm, "),
-        (["--sort", "size"], "`--sort` must be one of model, severity, name, grad_norm, "),
+        (["--metric", "size"], "`--metric` must be one that was recorded, got 'size'; there are grad_norm, "),
+        (["--metric", "dead_fracton"], "got 'dead_fracton'; did you mean dead_fraction?"),
+        (
+            ["--sort", "size"],
+            "`--sort` must be an order or a metric, got 'size'; there are model, severity, name, grad_norm, ",
+        ),
         (["--steps", "5"], "expected a range of steps like 100:500, 100: or :500, got '5'"),
         (["--steps", "a:b"], "got 'a:b'"),
         (["--steps", "-5:7"], "got '-5:7'|expected one argument"),

@@ -91,9 +91,12 @@ class TestRuns:
             log.add_summary(summary, 1)
             expected = "warning" if b"warning" in verdict else "sound"
             assert Tab(tmp_path).json("runs")["runs"][0]["severity"] == expected
+        other = Log(tmp_path / "other" / "tfevents").add(record(0))
+        other.add_summary(other.encoder.verdicts([finding("a", Severity.CRITICAL)]), 1)
         del summary.value[0].tensor.string_val[:]
         log.add_summary(summary, 1)
-        assert Tab(tmp_path).json("runs")["runs"][0]["severity"] is None
+        severities = {run["name"]: run["severity"] for run in Tab(tmp_path).json("runs")["runs"]}
+        assert severities == {"other": "critical", "run": None}, "of one run alone nothing is known"
 
 
 class TestMatrix:

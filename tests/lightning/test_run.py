@@ -101,8 +101,8 @@ def test_a_trainer_that_has_a_gradscope_keeps_that(how: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("environ", "word"),
     [
-        ({"GRADSCOPE": "perhaps"}, "GRADSCOPE must be 1 or 0, got 'perhaps'"),
-        ({"GRADSCOPE": "1", "GRADSCOPE_OPTIONS": "{"}, "GRADSCOPE_OPTIONS must be a JSON object, got '{'"),
+        ({"GRADSCOPE": "perhaps"}, "`GRADSCOPE` must be 1 or 0, got 'perhaps'"),
+        ({"GRADSCOPE": "1", "GRADSCOPE_OPTIONS": "{"}, "`GRADSCOPE_OPTIONS` must be a JSON object, got '{'"),
         ({"GRADSCOPE": "1", "GRADSCOPE_OPTIONS": '{"budget": 7}'}, "`budget` must be a share in (0, 1], got 7"),
     ],
 )
@@ -251,7 +251,7 @@ def test_options_reach_gradscope_through_the_environment() -> None:
     ("words", "complaint"),
     [
         ([], "the following arguments are required: SCRIPT; see"),
-        (["nothing.py"], "`SCRIPT` must be a file of python's, got 'nothing.py': No such file"),
+        (["nothing.py"], "`SCRIPT` must be a Python file that can be read, got 'nothing.py': No such file"),
         (
             ["-m", "no.such.module"],
             "`-m` must be followed by the name of a module that can be run, got 'no.such.module'",
@@ -260,7 +260,10 @@ def test_options_reach_gradscope_through_the_environment() -> None:
         (["--every-n-steps", "two", "x.py"], "argument --every-n-steps: invalid int value: 'two'"),
         (["--every-n-steps", "5", "--budget", "0.1", "x.py"], "`every_n_steps` must be left out where `budget`"),
         (["--layers", "!", "x.py"], "`layers` must be a glob pattern or several"),
-        (["--thresholds", "dead_fracton=1", "x.py"], "`thresholds` has no 'dead_fracton'; it has dead_fraction"),
+        (
+            ["--thresholds", "dead_fracton=1", "x.py"],
+            "`thresholds` must hold fields of gradscope.Thresholds, got 'dead_fracton'; did you mean dead_fraction?",
+        ),
         (["--thresholds", "dead_fraction=9", "x.py"], "`dead_fraction` must be a number in (0, 1], got 9"),
         (["--thresholds", "dead_fraction", "x.py"], "expected NAME=VALUE, got 'dead_fraction'"),
         (["--on-finding", "explode", "x.py"], "`on_finding` must name actions among ignore, warn, stop, raise"),
