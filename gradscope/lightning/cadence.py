@@ -4,10 +4,10 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Record
+from gradscope.lightning.alarm import Alarm
 
 FIRST_STEPS = 10
 """Steps at the start that are all recorded: the initialisation shows there and nowhere else."""
@@ -90,7 +90,7 @@ class Cadence:
         alarm.restore(state.get("alarm", {}))
         alarms_in_a_row, diagnose_at = int(state.get("alarms_in_a_row", 0)), int(state.get("diagnose_at", FIRST_STEPS))
         interval, review_at = int(state.get("interval", self.interval)), int(state.get("review_at", self._review_at))
-        recorded, unrecorded, steps = (_recent(s, RECENT) for s in state.get("timings", ([], [], [])))
+        recorded, unrecorded, steps = (deque(map(float, s), RECENT) for s in state.get("timings", ([], [], [])))
         own_seconds, all_seconds = float(state.get("own_seconds", 0)), float(state.get("all_seconds", 0))
         if not 1 <= interval <= LONGEST_INTERVAL and state.get("budget") is not None:
             raise ValueError(f"`interval` must be between 1 and {LONGEST_INTERVAL}, got {interval}")
@@ -169,68 +169,3 @@ class StepClock:
         if self._began is not None and self._cadence.budget is not None:
             self._cadence.took(self.recorded, time.perf_counter() - self._began, own_seconds - self._own_seconds)
         self._began = None
-
-
-ALARM_NORM = 10
-"""How many times its recent median a gradient norm has to be to raise the alarm."""
-
-ALARM_LOSS = 3
-"""The same of the loss."""
-
-CALM = 3
-"""Records in a row without alarm that end it."""
-
-
-class Alarm:
-    """Is on after a record that looks like the beginning of a disaster: every step is recorded then, and in full.
-
-    After a NaN or an infinity that no GradScaler skipped, a gradient norm of 10 times the median of the last 20
-    records, or a loss of 3 times theirs. It allows itself 50 steps and one in a hundred, so that a run that is always
-    like that is not slowed down.
-    """
-
-    def __init__(self) -> None:
-        self.on = False
-        self._norms: deque[float] = deque(maxlen=20)
-        self._losses: deque[float] = deque(maxlen=20)
-        self._calm = 0
-        self._spent = 0
-
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` needs, as plain data."""
-        recent = {"norms": list(self._norms), "losses": list(self._losses)}
-        return {**recent, "on": self.on, "calm": self._calm, "spent": self._spent}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where the alarm was whose `state` is given; what is absent in it is as at the start."""
-        self._norms, self._losses = (_recent(state.get(name, []), 20) for name in ("norms", "losses"))
-        self.on = bool(state.get("on", False))
-        self._calm, self._spent = (int(state.get(name, 0)) for name in ("calm", "spent"))
-
-    def hear(self, record: Record) -> bool:
-        """Take note of `record`. Says whether it is alarming in itself."""
-        alarming = self._is_alarming(record)
-        self._calm = 0 if alarming else self._calm + 1
-        self._spent += self.on
-        self.on = (alarming or (self.on and self._calm < CALM)) and self._spent < 50 + record.step / 100
-        return alarming
-
-    def _is_alarming(self, record: Record) -> bool:
-        if record.globals.get(SKIPPED, 0) == 1:
-            return False
-        norm, loss = record.globals.get(TOTAL_NORM, 0.0), record.globals.get(LOSS, 0.0)
-        high = _is_high(norm, self._norms, ALARM_NORM) or _is_high(loss, self._losses, ALARM_LOSS)
-        return high or record.globals.get(NONFINITE_LOSS, 0) == 1
-
-
-def _recent(numbers: Sequence[float], size: int) -> deque[float]:
-    return deque([float(number) for number in numbers], maxlen=size)
-
-
-def _is_high(value: float, recent: deque[float], times: float) -> bool:
-    """Say whether `value` is far above the median of `recent`, which it then joins; not finite is always too high."""
-    if not math.isfinite(value):
-        return True
-    high = len(recent) >= 5 and value > times * statistics.median(recent) > 0
-    recent.append(value)
-    return high

@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from gradscope import GradScope, Record
-from gradscope.lightning.cadence import CALM, FIRST_STEPS, LONGEST_INTERVAL, Alarm, Cadence
+from gradscope.lightning.alarm import CALM, Alarm
+from gradscope.lightning.cadence import FIRST_STEPS, LONGEST_INTERVAL, Cadence
 from tests.models import Batches, Classifier, mlp, trainer
 
 

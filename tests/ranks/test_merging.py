@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope import Thresholds
-from gradscope.lightning.cadence import Alarm
+from gradscope.lightning.alarm import Alarm
 from gradscope.ranks.group import Group
 from gradscope.ranks.merging import RankMerge
 from gradscope.ranks.of_fit import RanksOfFit
