@@ -1,5 +1,6 @@
 """What every test stands on."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ os.environ.setdefault("COLUMNS", "120")
 def _quick() -> Iterator[None]:
     """Without what takes longer than to train nets as small as those of the tests."""
     torch.set_num_threads(1)  # several wait for each other
+    gc.freeze()  # each fit looks through what the collector knows, which is nearly all of it libraries
     with pytest.MonkeyPatch.context() as patch:
         # Each Trainer looks through all installed packages for callbacks.
         patch.setattr("lightning_fabric.utilities.registry.entry_points", cache(entry_points), raising=False)
