@@ -342,6 +342,13 @@ NETS = [
     ),
     Mode("tied weights", nets.tied),
     Mode("parametrized weights", nets.parametrized),
+    *(Mode(f"spectral norm, {act.__name__}", nets.spectral(act)) for act in (nn.ReLU, nn.Tanh)),
+    Mode(
+        "a scripted part",
+        lambda: Classifier(mlp(nn.Tanh).insert(0, torch.jit.script(nn.Linear(20, 20)))),
+        unseen=["hook at net.0"],
+        warnings=["ignore:.torch.jit.script. is deprecated"],
+    ),
     Mode("a model that owns parameters", nets.OwnsParameters),
     Mode("odd parameters", lambda: Classifier(nets.Odd())),
     Mode("a part in evaluation mode", nets.InEvaluation),

@@ -203,6 +203,19 @@ def parametrized() -> pl.LightningModule:
     return Classifier(net)
 
 
+def spectral(activation: Callable[[], nn.Module]) -> Build:
+    """Each look at a weight takes the power iteration a step further."""
+
+    def build() -> pl.LightningModule:
+        net = mlp(activation)
+        for layer in net:
+            if isinstance(layer, nn.Linear):
+                torch.nn.utils.parametrizations.spectral_norm(layer)
+        return Classifier(net)
+
+    return build
+
+
 class OwnsParameters(Classifier):
     """The LightningModule itself has a parameter."""
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gradscope.model.layers import LayerTable, activation_of
 from gradscope.model.provenance import Trace, back_from, nodes_of, number_of, operation
-from gradscope.model.sharding import is_sharded, plain_class
+from gradscope.model.sharding import is_sharded, plain_class, weight_of
 
 LARGEST = 50_000
 """Operations up to which a graph is looked at: that takes a tenth of a second. Of a larger one nothing is told."""
@@ -108,7 +108,7 @@ class Graph:
             if weight is None or row < 0 or is_sharded(weight) or type(weight.detach()) is not Tensor:
                 continue  # it is not all here
             module = self._table.modules[row]
-            if is_weight_layer(module) and module.weight is weight and weight.numel():
+            if is_weight_layer(module) and weight_of(module) is weight and weight.numel():
                 return self._table.rows[row].name, weight.detach()
         return None
 

@@ -132,7 +132,7 @@ def unit_slice(producer: nn.Module | None, units: int) -> tuple[int, int]:
     has: the weight of either lies in shards along its first dimension, but FSDP gathers it for the forward. Where both
     are at work, the last dimension of the mesh is that of tensor parallelism.
     """
-    weight: Any = getattr(producer, "weight", None)
+    weight: Any = weight_of(producer) if producer is not None else None
     if not is_distributed(weight) or not _is_cut_along_units(weight.placements[-1]):
         return 0, units
     mesh = weight.device_mesh
@@ -140,6 +140,15 @@ def unit_slice(producer: nn.Module | None, units: int) -> tuple[int, int]:
     first = min(mesh.get_local_rank(mesh.ndim - 1) * longest, weight.shape[0])
     cut = units == min(longest, weight.shape[0] - first)
     return (first, weight.shape[0]) if cut else (0, units)
+
+
+def weight_of(module: nn.Module) -> Any:
+    """Return the parameter ``weight`` that `module` owns: None where it has none.
+
+    That of a parametrized layer is computed each time that the layer is asked for it, and with spectral norm each time
+    is a step of the power iteration: the training would become another.
+    """
+    return dict(module.named_parameters(recurse=False)).get("weight")
 
 
 def plain_class(module: nn.Module) -> type:
