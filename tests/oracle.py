@@ -264,7 +264,7 @@ def gradients(module: nn.Module, optimizer: Optimizer, scale: float = 1) -> Grad
     """The gradients of the parameters of `optimizer` as they are now, divided by `scale`."""
     named = list(owned(module, optimizer))
     tensors = {name: wide(p.grad) / scale for name, p in named if p.grad is not None}
-    return Gradients(tensors, {name for name, p in named if p.requires_grad})
+    return Gradients(tensors, {name for name, p in named if p.requires_grad and p.numel()})
 
 
 def values(module: nn.Module, optimizer: Optimizer) -> Tensors:

@@ -45,7 +45,7 @@ GRAD_NORM_CLIPPED = Metric("grad_norm_clipped", "gradient norm after clipping", 
 
 NO_GRADIENT_FRACTION = Metric("no_gradient_fraction", "parameters without gradient", "fraction")
 """Share of the layer's trainable parameter tensors whose gradient is None or exactly zero; NaN where none is
-trainable, which tells what is cut off from what was frozen on purpose."""
+trainable, which tells what is cut off from what was frozen on purpose. A tensor without elements does not count."""
 
 
 class _Norms(NamedTuple):
@@ -229,9 +229,16 @@ def _measure(step: Step, momenta: Momenta = MappingProxyType({})) -> _Norms:
     if gradients and step.scaled and step.loss_scale is not None:  # of none the norms are on the CPU
         norms = norms / step.loss_scale
     present = [i for i, _ in gradients]
-    unsummed = step.parameters.unsummed()
-    trainable = [i for i, p in enumerate(step.parameters.tensors) if p.requires_grad and i not in unsummed]
-    return _Norms(present, rows[present], norms, rows[trainable], _versions(step.parameters, gradients))
+    return _Norms(
+        present, rows[present], norms, rows[_trainable(step.parameters)], _versions(step.parameters, gradients)
+    )
+
+
+def _trainable(parameters: Parameters) -> list[int]:
+    """The numbers of the parameters that a gradient is to be expected of: none that has no element to be moved."""
+    left_out = {*parameters.unsummed()}
+    candidates = [i for i, p in enumerate(parameters.tensors) if p.requires_grad and i not in left_out]
+    return [i for i in candidates if parameters.elements(i)]
 
 
 def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -> list[tuple[int, int]] | None:

@@ -28,6 +28,23 @@ def test_an_optimizer_without_gradients_is_measured_wherever_the_loss_scale_is()
     assert measured.globals == {"loss_scale": 1}
 
 
+@pytest.mark.parametrize(("shapes", "share"), [([(0, 3), (3,)], 0.0), ([(3, 0), (0,)], float("nan"))], ids=str)
+def test_no_gradient_is_missed_where_there_is_no_element_to_have_one(
+    shapes: list[tuple[int, ...]], share: float
+) -> None:
+    """As in a Linear without inputs, or without outputs."""
+    tensors = tuple(nn.Parameter(torch.ones(shape)) for shape in shapes)
+    for tensor in tensors:
+        tensor.grad = torch.ones_like(tensor)
+    step = Step(0, Parameters(tensors, np.zeros(len(shapes), dtype=np.int64)))
+    probe = GradientProbe(Thresholds())
+    probe.before_optimizer_step(step)
+    probe.after_optimizer_step(step)
+    pending = probe.finish(layers=1)
+    measured = pending.resolve(np.concatenate([t.numpy() for t in pending.tensors]))
+    np.testing.assert_equal(measured.metrics["no_gradient_fraction"].tolist(), [share])
+
+
 def parameters_on(device: str, has_gradient: bool) -> Parameters:
     parameter = nn.Parameter(torch.ones(3, device=device))
     parameter.grad = torch.ones(3, device=device) if has_gradient else None
