@@ -41,7 +41,7 @@ GRAD_NORM = Metric("grad_norm", "gradient norm", "L2 norm")
 """L2 norm over the layer's own parameters, unscaled, before clipping."""
 
 GRAD_NORM_CLIPPED = Metric("grad_norm_clipped", "gradient norm after clipping", "L2 norm")
-"""The same as the optimizer saw it; NaN where the optimizer did not step."""
+"""The same as the optimizer saw it; NaN where the optimizer did not step, or left no gradients."""
 
 NO_GRADIENT_FRACTION = Metric("no_gradient_fraction", "parameters without gradient", "fraction")
 """Share of the layer's trainable parameter tensors whose gradient is None or exactly zero; NaN where none is
@@ -166,13 +166,17 @@ _NOTHING = _Copied(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.
 
 
 class _Entry:
-    """What one optimizer did: `first` is before clipping, `last` as the optimizer saw it."""
+    """What one optimizer did: `first` is before clipping, `last` as the optimizer saw it.
+
+    Of an optimizer that `wiped` its gradients as it stepped that is not known: nobody clips to nothing at all.
+    """
 
     def __init__(self, backward: _Copied, before: _Copied, after: _Copied | None) -> None:
         self.skipped = after is None
+        self.wiped = after is not None and before.squares.sum() > 0 and after.squares.sum() == 0
         shrunk = backward is not _NOTHING and before.squares.sum() < backward.squares.sum()
         self.first = backward if shrunk else before
-        self.last = _NOTHING if after is None else after
+        self.last = _NOTHING if after is None or self.wiped else after
 
 
 def _entry(ledger: _Ledger, copy: Floats) -> _Entry:
@@ -194,7 +198,7 @@ def _measured(entries: Sequence[_Entry], scale: float, layers: int) -> Measured:
             NO_GRADIENT_FRACTION.name: first.missing(),
             NONFINITE.name: first.nonfinite(),
         },
-        _totals(first, last, any(e.skipped for e in entries)) | ({LOSS_SCALE: scale} if scale else {}),
+        _totals(first, last, entries) | ({LOSS_SCALE: scale} if scale else {}),
     )
 
 
@@ -278,11 +282,11 @@ def _take(norms: _Norms | None, copy: Floats) -> tuple[_Copied, Floats]:
     return _Copied(norms.rows, norms.trainable, copy[:size].astype(np.float64) ** 2), copy[size:]
 
 
-def _totals(first: _Gradients, last: _Gradients, skipped: bool) -> dict[str, float]:
+def _totals(first: _Gradients, last: _Gradients, entries: Sequence[_Entry]) -> dict[str, float]:
     if not len(first.rows):
         return {}
-    totals = {TOTAL_NORM: first.total(), SKIPPED: float(skipped)}
-    if not skipped:
+    totals = {TOTAL_NORM: first.total(), SKIPPED: float(any(e.skipped for e in entries))}
+    if not any(e.skipped or e.wiped for e in entries):
         totals[TOTAL_NORM_CLIPPED] = last.total()
         if 0 < totals[TOTAL_NORM] < np.inf:
             totals[CLIP_COEFFICIENT] = totals[TOTAL_NORM_CLIPPED] / totals[TOTAL_NORM]
