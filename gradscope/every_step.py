@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.flight import FlightRecorder
 from gradscope.model import provenance
 from gradscope.model.layers import LayerTable
+from gradscope.model.optimizers import tells_of_steps
 from gradscope.model.provenance import Trace
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import local
@@ -45,7 +46,7 @@ class StepWatch:
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
         """Attach to the steps of `optimizers` until `detach`."""
         for optimizer in optimizers:
-            if hasattr(optimizer, "register_step_post_hook"):
+            if tells_of_steps(optimizer):
                 self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
                 self._hooked.append(optimizer)
 

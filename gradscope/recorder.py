@@ -19,6 +19,7 @@ from gradscope.activations import Activation
 from gradscope.model.forward import CUDA_GRAPHS, UNTRACED, ForwardWatch
 from gradscope.model.layers import LayerTable, activation_of
 from gradscope.model.nesterov import momenta_in_gradients
+from gradscope.model.optimizers import tells_of_steps
 from gradscope.model.provenance import OutputWatch
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import (
@@ -150,7 +151,7 @@ class Recorder:
         self._micro_batches = 0
         self._outputs = OutputWatch(self.table) if everything else None
         for optimizer in optimizers:
-            if is_hidden(optimizer):
+            if is_hidden(optimizer) or not tells_of_steps(optimizer):
                 continue
             with self._shielded(f"hook at {type(optimizer).__name__}"):
                 self._handles.append(optimizer.register_step_pre_hook(self._unannounced_step))
@@ -187,8 +188,14 @@ class Recorder:
     def end_batch(self, loss: Tensor | None) -> None:
         """Stop listening; `loss` is that of the micro-batch, of one element, or None where there was none."""
         self.listening = False
+        for optimizer in self._silent():
+            self._after_optimizer_step(optimizer)
         if loss is not None:
             self._losses.append(loss.detach().reshape(()).clone())  # the user may write on into it
+
+    def _silent(self) -> list[Optimizer]:
+        """Optimizers that tell nothing and have stepped: with a GradScaler it is not known whether they have."""
+        return [] if self._scale.is_on() else [o for o in self._announced if not (tells_of_steps(o) or is_hidden(o))]
 
     def end(self, step: int) -> None:
         """Detach, and send off the copy of what was measured in `step`."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gradscope import GradScope, Severity, Thresholds
+from gradscope.records import Ledger
 from tests.models import Batch, Batches, Classifier, Net, mlp, trainer
 
 
@@ -79,6 +80,72 @@ def test_a_step_with_a_closure_past_lightning_has_what_can_be_known() -> None:
     assert len(run.steps) == 12
     assert np.isfinite(run.metric("grad_norm_clipped")[:, run.rows("linear")]).all()
     assert np.isnan(run.metric("grad_norm")).all()
+
+
+class Duck:
+    """Has what Lightning asks of an optimizer, and is none of torch's."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        self.base = base = torch.optim.SGD(params, lr)
+        self.param_groups, self.state, self.defaults = base.param_groups, base.state, base.defaults
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.base.zero_grad(set_to_none)
+
+    def state_dict(self) -> Any:
+        return self.base.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.base.load_state_dict(state)
+
+
+class Wrapper(Duck, torch.optim.Optimizer):
+    """Inherits from torch's, and does not call its `__init__`."""
+
+
+class WithPlaces(Wrapper):
+    """The same with places for hooks, which nobody looks into."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
+        self._optimizer_step_pre_hooks: dict[int, Any] = {}
+        self._optimizer_step_post_hooks: dict[int, Any] = {}
+
+
+@pytest.mark.parametrize("kind", [Duck, Wrapper, WithPlaces])
+def test_an_optimizer_that_knows_no_hooks_is_measured_like_any_other(kind: Any) -> None:
+    runs = []
+    for optimizer in (torch.optim.SGD, kind):
+        torch.manual_seed(1)
+        scope = fitted(Classifier(mlp(), optimizer=optimizer), gradient_clip_val=0.05)
+        assert scope.run.coverage.unseen == {}
+        assert scope.run.ledger == Ledger(12, 0)
+        runs.append(scope.run)
+    plain, run = runs
+    for metric in plain.metrics:
+        np.testing.assert_array_equal(run.metric(metric), plain.metric(metric), metric)
+    for name in plain.globals:
+        np.testing.assert_array_equal(run.series(name), plain.series(name), name)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_an_optimizer_that_wipes_its_gradients_does_not_clip_them(set_to_none: bool) -> None:
+    class Wipes(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            self.zero_grad(set_to_none)
+            return loss
+
+    scope = fitted(Classifier(mlp(), optimizer=Wipes))
+    run = scope.run
+    assert (run.series("total_norm") > 0).all()
+    assert (run.series("skipped") == 0).all()
+    assert np.isnan(run.series("total_norm_clipped")).all()
+    assert np.isnan(run.series("clip_coefficient")).all()
+    assert np.isnan(run.metric("grad_norm_clipped")).all()
 
 
 def test_a_record_that_never_ends_is_given_up_in_the_open(

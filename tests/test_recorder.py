@@ -81,15 +81,13 @@ def test_a_tied_weight_whose_owner_is_not_watched_names_nobody() -> None:
     recorder.detach()
 
 
-def test_an_optimizer_that_takes_no_hooks_costs_its_own_measurements_alone() -> None:
+def test_an_optimizer_that_takes_no_hooks_costs_nothing() -> None:
     class Foreign:
         param_groups: tuple[dict[str, list[nn.Parameter]], ...] = ()
 
     recorder = Recorder(mlp(), Thresholds(), lambda name: True)
     recorder.begin([Foreign()])  # type: ignore[list-item]
-    ((slot, why),) = recorder.failures.items()
-    assert slot == "hook at Foreign"
-    assert why.startswith("failed with AttributeError: ")  # and is tried again in the next record
+    assert recorder.failures == {}
     assert recorder.listening
     recorder.detach()
 

@@ -20,7 +20,8 @@ def momenta_in_gradients(optimizer: Optimizer) -> Momenta:
     momentum in the gradients themselves; with weight decay, or where it maximizes, in a copy of them. Of one that makes
     its step in a way of its own nothing is known.
     """
-    if inspect.unwrap(type(optimizer).step) is not inspect.unwrap(SGD.step):  # torch wraps that of each class
+    # Torch wraps the step of each class.
+    if not isinstance(optimizer, SGD) or inspect.unwrap(type(optimizer).step) is not inspect.unwrap(SGD.step):
         return {}
     return {
         p: (group["momentum"], local(momentum))

@@ -16,6 +16,10 @@ class LossScale:
     def __init__(self, scaler: torch.amp.GradScaler | None) -> None:
         self._scaler: Any = scaler if scaler is not None and scaler.is_enabled() else None
 
+    def is_on(self) -> bool:
+        """Say whether there is one."""
+        return self._scaler is not None
+
     def tensor(self) -> Tensor | None:
         """Return the scale as it is now, a copy: float32[1], or None where there is none."""
         scale = getattr(self._scaler, "_scale", None)
