@@ -141,6 +141,13 @@ class _Saved:
         """Say whether a NaN or an infinity is known to be among the inputs of `node`."""
         return any(bad for name, bad in self._of(node).items() if not name.startswith(_RESULTS))
 
+    def has_bad_constant(self, node: Any) -> bool:
+        """Say whether `node` multiplies with, or divides by, a bad number that no gradient goes to."""
+        if operation(node) not in ("mul", "div"):
+            return False
+        operands = zip(("self", "other"), node.next_functions, strict=False)
+        return any(parent is None and self._of(node).get(name, False) for name, (parent, _) in operands)
+
     def result_is_good(self, node: Any) -> bool | None:
         """Say whether the result of `node` is all finite: None where it is not known."""
         results = [bad for name, bad in self._of(node).items() if name.startswith(_RESULTS)]
@@ -308,8 +315,9 @@ _running_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 def _culprit_before(node: Any, saved: _Saved) -> Suspect:
     """What gave `node` its bad input: a predecessor whose result is not known to be good.
 
-    The latest that can make an infinity of good numbers (a log, a quotient, a power); else the latest of any kind.
-    Where only inputs without a gradient are left, it was born before `node`, out of autograd's sight.
+    The latest that can make an infinity of good numbers (a log, a quotient, a power); else `node` itself, where what is
+    bad is a factor or divisor without a gradient, such as the weights of a loss; else the latest of any kind. Where
+    only inputs without a gradient are left, it was born before `node`, out of autograd's sight.
     """
     waiting, seen = [node], {node}
     doubtful: list[Any] = []
@@ -322,7 +330,10 @@ def _culprit_before(node: Any, saved: _Saved) -> Suspect:
                 waiting.append(parent)
             if operation(parent) not in _PASSES_ON:
                 doubtful.append(parent)
-    able = [n for n in doubtful if operation(n) in _CAN_DIVERGE] or doubtful
+    able = [n for n in doubtful if operation(n) in _CAN_DIVERGE]
+    if not able and saved.has_bad_constant(node):
+        return Suspect(node)
+    able = able or doubtful
     return Suspect(max(able, key=number_of)) if able else Suspect(node, before=True)
 
 

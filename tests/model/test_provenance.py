@@ -165,6 +165,27 @@ def test_the_graph_tells_the_first_bad_operation() -> None:
     assert first_bad(torch.tensor(1.0)) is None
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_bad_factor_without_a_gradient_is_found_where_it_comes_in(bad: float) -> None:
+    """As the weights of a loss, or a mean over nothing: what it is multiplied with is sound."""
+    x = torch.ones(3, requires_grad=True)
+    sound = torch.nn.functional.smooth_l1_loss(x, torch.zeros(3), reduction="none")
+    for spoilt, name in (
+        (sound * torch.tensor([1.0, bad, 1.0]), "mul"),
+        (sound / torch.tensor([1.0, bad, 1.0]), "div"),
+    ):
+        suspect = first_bad(spoilt.sum())
+        assert suspect is not None
+        assert (operation(suspect.node), suspect.before) == (name, False)
+
+
+def test_a_statistic_without_a_gradient_is_not_to_blame_for_what_it_was_made_of() -> None:
+    logs = torch.zeros(3, requires_grad=True).abs().log()
+    suspect = first_bad((logs * logs.detach().max()).sum())
+    assert suspect is not None
+    assert operation(suspect.node) == "log"
+
+
 def test_the_output_watch_names_modules_in_order() -> None:
     net = mlp()
     watch = OutputWatch(LayerTable(net, lambda name: True))
