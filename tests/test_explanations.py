@@ -36,7 +36,8 @@ def test_thresholds_are_those_that_exist_and_all_are_spoken_of() -> None:
     named = {name for explanation in EXPLANATIONS.values() for name in explanation.thresholds}
     assert named == known
     changed = Thresholds(dead_fraction=0.7)
-    assert values_of(EXPLANATIONS["dead_relu"], changed) == {"dead_fraction": 0.7, "dead_window": changed.dead_window}
+    defaults = {"dead_window": changed.dead_window, "minimum_records": changed.minimum_records}
+    assert values_of(EXPLANATIONS["dead_relu"], changed) == {"dead_fraction": 0.7, **defaults}
 
 
 BESIDE = {

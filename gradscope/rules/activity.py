@@ -21,11 +21,14 @@ def dead_relu(run: Run) -> Iterator[Finding]:
     Condition: `dead_fraction` is at least `Thresholds.dead_fraction` in the latest record, which looks back over a
     whole window, and a whole window has been recorded. A record with a NaN or an infinity tells of no unit. Dead is a
     unit that fired for no sample in that window (Lu et al. 2019, "Dying ReLU and Initialization"); sparse activations
-    are not dead ones, and units that came back are not dead.
+    are not dead ones, and units that came back are not dead. Nor is one behind all parameters while the loss is next to
+    nothing: that of a hinge is silent once every margin is kept.
     """
     dead = run.metric("dead_fraction")
     measured = ~np.isnan(dead) & ~spoiled(run)[:, None]
     measured[:, [layer.kind != RECTIFIER for layer in run.layers]] = False
+    if progress(run).small[-1:].any():
+        measured[:, _behind_all_parameters(run)] = False
     condition = measured & (dead >= run.thresholds.dead_fraction)
     layers = np.array(
         [i for i in range(len(run.layers)) if _dead_now(run, condition[measured[:, i], i])], dtype=np.int64
@@ -97,6 +100,13 @@ def saturated_activation(run: Run) -> Iterator[Finding]:
         ),
         evidence={"saturated_fraction": float(typical[worst[0]]), "threshold": run.thresholds.saturated_fraction},
     )
+
+
+def _behind_all_parameters(run: Run) -> Mask:
+    """Which layers come after the last that has a gradient of its own: bool[L]."""
+    owners = np.flatnonzero(~np.isnan(run.metric("grad_norm")).all(axis=0))
+    behind: Mask = np.arange(len(run.layers)) > max(owners, default=len(run.layers))
+    return behind
 
 
 def _dead_now(run: Run, dead: Mask) -> bool:

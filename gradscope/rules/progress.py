@@ -24,11 +24,13 @@ WORSE = 1.5
 class Progress(NamedTuple):
     """The loss relative to that of the first records, at each record: float64[S], NaN where it is not known.
 
-    It is a median over the latest records, for one easy batch is no success and one hard batch no relapse.
+    It is a median over the latest records, for one easy batch is no success and one hard batch no relapse. `small`
+    is where it is `SMALL` by itself, whatever it was at first.
     """
 
     share: npt.NDArray[np.float64]
     learned: Mask
+    small: Mask
 
     @property
     def known(self) -> bool:
@@ -57,12 +59,12 @@ def progress(run: Run) -> Progress:
     first = loss[np.isfinite(loss)][:window]
     nothing = np.full(len(loss), np.nan)
     if not len(first) or not min(first[0], np.median(first)) > 0:
-        return Progress(nothing, np.zeros(len(loss), dtype=bool))
+        return Progress(nothing, np.zeros(len(loss), dtype=bool), np.zeros(len(loss), dtype=bool))
     start = float(min(first[0], np.median(first)))  # a learning rate that is far too high shows in the second step
     known = _known(run)
     padded = np.concatenate([np.full(window - 1, known[0]), known])
     latest = np.median(sliding_window_view(padded, window), axis=1)
-    return Progress(latest / start, latest <= max(LEARNED * start, SMALL))
+    return Progress(latest / start, latest <= max(LEARNED * start, SMALL), latest <= SMALL)
 
 
 def gets_nowhere(run: Run) -> bool:

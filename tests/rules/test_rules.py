@@ -353,6 +353,18 @@ def test_a_window_that_is_not_full_does_not_judge() -> None:
     assert codes(diagnose(activation_run("rectifier", "ReLU", {"dead_fraction": 0.9}, records=10))) == ["dead_relu"]
 
 
+def test_a_hinge_whose_margins_are_kept_is_not_dead() -> None:
+    layers = [*(Layer(f"fc{i}", "Linear", "linear") for i in range(2)), Layer("loss.relu", "relu", "rectifier")]
+    kept = np.where(np.arange(40) < 20, 0.8, 0.0)
+    metrics = {"grad_norm": [1.0, 1.0, NONE], "dead_fraction": [NONE, NONE, 1.0]}
+    assert diagnose(run_of("hinge", layers, metrics, globals={"loss": kept})) == ()
+    stuck = run_of("dead output", layers, metrics, globals={"loss": kept + 0.2})
+    assert codes(diagnose(stuck)) == ["dead_relu"]
+    hidden = run_of("hidden", layers[::-1], {"grad_norm": [NONE, 1.0, 1.0], "dead_fraction": [1.0, NONE, NONE]})
+    assert codes(diagnose(replace(hidden, globals={"loss": kept}))) == ["dead_relu"]
+    assert codes(diagnose(replace(stuck, globals={}))) == ["dead_relu"]
+
+
 def test_a_layer_in_front_of_a_dead_rectifier_is_not_blamed_for_its_gradient() -> None:
     missing = np.full((40, 7), np.nan, dtype=np.float32)
     missing[:, [0, 2]], missing[:, [4, 6]] = 1, 0
