@@ -166,6 +166,32 @@ def test_a_record_that_never_ends_is_given_up_in_the_open(
     assert sum(reason in r.getMessage() for r in caplog.records) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.LightningModule.configure_optimizers. returned .None.")
+def test_an_optimizer_that_lightning_does_not_know_of_leaves_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    class Keeps(Classifier):
+        """Keeps its optimizer to itself."""
+
+        def __init__(self) -> None:
+            super().__init__(mlp())
+            self.automatic_optimization = False
+            self.own = torch.optim.SGD(self.net.parameters(), 0.1)
+
+        def configure_optimizers(self) -> None:
+            return None
+
+        def training_step(self, batch: Batch, batch_idx: int) -> None:
+            self.own.zero_grad()
+            loss = super().training_step(batch, batch_idx)
+            assert loss is not None
+            self.manual_backward(loss)
+            self.own.step()
+
+    scope = fitted(Keeps())
+    reason = "no optimizer stepped that configure_optimizers gave"
+    assert [reason in r.getMessage() for r in caplog.records if r.name == "gradscope"] == [True]
+    assert reason in scope.run.coverage.unseen["records"]
+
+
 def test_checkpointing_with_a_plain_backward_is_counted_once() -> None:
     class Checkpointed(PastLightning):
         def training_step(self, batch: Batch, batch_idx: int) -> None:

@@ -344,6 +344,7 @@ class GradScope(Resumable):
         if self.stopped is not None:
             save_stopped(trainer)
         self._settle(trainer)
+        self._say_if_nothing_came()
         self._leave(trainer)  # shielded by itself: whatever fails there, the other ranks wait for an answer
         self._show(trainer, looked_at=True)
         ending = self._actions.agreed(self._fit.ranks.voices)
@@ -520,6 +521,13 @@ class GradScope(Resumable):
 
                 print_report(self.run, self.findings)
         self._sinks = None
+
+    def _say_if_nothing_came(self) -> None:
+        """Say why a fit has no record: nobody should have to guess why there is no summary, nor a tab."""
+        if self._micro_batches and not self._off and not self._fit.history.added:
+            nobody = "no optimizer stepped that configure_optimizers gave"
+            self._fit.unseen["records"] = f"none, for {nobody}"
+            say(f"has nothing to show: {nobody}. One that the model keeps to itself is not heard.")
 
     def _keep_the_rest(self, trainer: pl.Trainer) -> None:
         while self._fit.recorder is not None and (record := self._fit.recorder.poll(wait=True)) is not None:
