@@ -112,6 +112,8 @@ class StepWatch:
         return self._flight.flight() if self._flight is not None else None
 
     def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
+        if optimizer not in self._open:  # the user steps it past Lightning, which announces nothing
+            self._steps += 1
         self._open.discard(optimizer)
         try:
             self._count_overflow(optimizer)

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradscope import GradScope, Severity, Thresholds
+from gradscope import GradScope, Origin, Severity, Thresholds
 from gradscope.records import Ledger
 from tests.models import Batch, Batches, Classifier, Net, mlp, trainer
 
@@ -65,8 +65,21 @@ def test_an_optimizer_that_steps_past_lightning_is_measured() -> None:
     assert scope.run.coverage.unseen == {}
     run = scope.run
     assert len(run.steps) == 12
+    assert run.ledger == Ledger(12, 0)
     for metric in ("grad_norm", "grad_norm_clipped", "update_ratio"):
         assert np.isfinite(run.metric(metric)[:, run.rows("linear")]).all(), metric
+
+
+def test_a_nan_is_traced_to_its_step_though_lightning_announces_none() -> None:
+    class Spoilt(PastLightning):
+        def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+            if batch_idx == 12:
+                with torch.no_grad():
+                    self.net.get_parameter("2.bias")[0] = torch.nan
+
+    scope = fitted(Spoilt(), batches=15, scope=GradScope(summary=False))
+    assert 12 not in scope.run.steps
+    assert scope.run.origin == Origin(12, "net.2", "weight")
 
 
 def test_a_step_with_a_closure_past_lightning_has_what_can_be_known() -> None:
