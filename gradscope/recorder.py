@@ -272,7 +272,11 @@ class Recorder:
         """Return what has been measured so far, what has not, and why."""
         names = [layer.name for layer in self.table.rows]
         silent = set(self.table.never_ran())
-        idle = {names[row]: "trainable, but in no optimizer" for row in self._rows_in_no_optimizer() if row >= 0}
+        idle = {
+            names[row]: "has trainable parameters that are in no optimizer"
+            for row in self._rows_in_no_optimizer()
+            if row >= 0
+        }
         measured = {
             "layers with parameters": len(self.table.rows) - len(self.table.activations),
             "activation modules": len({r for r in self.table.activations if r not in silent} - self.table.functions),

@@ -382,7 +382,7 @@ def test_trainable_layers_in_no_optimizer_are_said() -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.net.get_submodule("0").parameters(), lr=0.1)
 
-    reason = "trainable, but in no optimizer"
+    reason = "has trainable parameters that are in no optimizer"
     assert fitted(Half(mlp())).run.coverage.unseen == {"net.2": reason, "net.4": reason}
 
 

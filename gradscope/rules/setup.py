@@ -122,7 +122,7 @@ def output_activation(run: Run) -> Iterator[Finding]:
 
 
 def in_no_optimizer(run: Run) -> Iterator[Finding]:
-    """Find layers that get a gradient which no optimizer uses: left out by mistake, or frozen at its full cost."""
+    """Find layers with a gradient that no optimizer uses: left out by mistake, or frozen at its full cost."""
     layers = run.setup.in_no_optimizer
     if not layers:
         return
@@ -130,8 +130,8 @@ def in_no_optimizer(run: Run) -> Iterator[Finding]:
         run,
         "no_gradient",
         layers,
-        f"{_listed(layers)}: trainable and part of the loss, but in no optimizer, so that the gradient is computed and "
-        "never used.",
+        f"{_listed(layers)}: trainable parameters there are part of the loss, but in no optimizer, so that the "
+        "gradient is computed and never used.",
         "If it is to learn, give its parameters to the optimizer; if not, say so, which saves time and memory: "
         "requires_grad_(False).",
         {"layers": float(len(layers))},

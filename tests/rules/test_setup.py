@@ -220,7 +220,9 @@ def test_a_list_of_layers_is_cut_after_the_third(count: int, listed: str) -> Non
 def test_in_no_optimizer() -> None:
     finding = only(Setup(in_no_optimizer=("a", "b", "c", "d")))
     assert (finding.code, finding.severity, finding.layers) == ("no_gradient", Severity.INFO, ("a", "b", "c", "d"))
-    assert finding.message.startswith("a, b, c and others: trainable and part of the loss, but in no optimizer")
+    assert finding.message.startswith(
+        "a, b, c and others: trainable parameters there are part of the loss, but in no optimizer"
+    )
 
 
 @pytest.mark.parametrize(("missing", "found"), [([1, 1], True), ([1, 0], False), ([math.nan, math.nan], False)])
