@@ -11,11 +11,11 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.flight import FlightRecorder
 from gradscope.model import provenance
 from gradscope.model.layers import LayerTable
+from gradscope.model.moment import Moment
 from gradscope.model.optimizers import tells_of_steps
 from gradscope.model.provenance import Trace
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import local
-from gradscope.probes.probe import Step
 from gradscope.records import Flight, Ledger, Origin
 
 MICRO_BATCHES = 1000
@@ -25,7 +25,7 @@ MICRO_BATCHES = 1000
 class StepWatch:
     """Counts steps, keeps the flight recorder, and finds where the first NaN was born.
 
-    `position` is the step that is going on, on the x-axis of the loggers. On the CPU each loss and the sampled gradient
+    `step` is the step that is going on, on the x-axis of the loggers. On the CPU each loss and the sampled gradient
     norms are looked at; on any other device nothing is, since that would wait for it.
     """
 
@@ -56,28 +56,28 @@ class StepWatch:
             handle.remove()
         self._handles, self._hooked = [], []
 
-    def before_backward(self, position: int, loss: Tensor, batch: object) -> None:
+    def before_backward(self, step: int, loss: Tensor, batch: object) -> None:
         """Look at `loss`, between forward and backward."""
         here = local(loss)
         if self.origin is None and here.is_cpu and here.numel() == 1 and not math.isfinite(here.item()):
-            self._suspected = self._born_forward(position, loss, batch)
+            self._suspected = self._born_forward(step, loss, batch)
 
-    def before_optimizer_step(self, position: int, optimizer: Optimizer, moment: Callable[[Optimizer], Step]) -> None:
-        """Look at the gradients that `optimizer` is about to use; `moment` gives its parameters."""
+    def before_optimizer_step(self, step: int, optimizer: Optimizer, moment_of: Callable[[Optimizer], Moment]) -> None:
+        """Look at the gradients that `optimizer` is about to use; `moment_of` gives its parameters."""
         if optimizer not in self._open:  # LBFGS evaluates its closure several times within one step
             self._steps += 1
             if any(optimizer is hooked for hooked in self._hooked):  # of any other it is not known whether it stepped
                 self._open.add(optimizer)
         if self._flight is None:
             return
-        step = moment(optimizer)
-        norms = self._flight.before_optimizer_step(step)
+        moment = moment_of(optimizer)
+        norms = self._flight.before_optimizer_step(moment)
         if self.origin or self._suspected or not norms or not norms[0].is_cpu:
             return
         if not all(math.isfinite(norm.item()) for norm in norms):
-            self._suspected = self._born_backward(position, step)
+            self._suspected = self._born_backward(step, moment)
 
-    def end_batch(self, position: int, loss: Tensor | None) -> None:
+    def end_batch(self, step: int, loss: Tensor | None) -> None:
         """End a micro-batch, and the step with it where an optimizer stepped; `loss` has one element."""
         if self._error is not None:
             raise self._error
@@ -94,7 +94,7 @@ class StepWatch:
         self._missed += len(self._open)
         self._open.clear()
         if self._flight is not None:
-            self._flight.end(position, self._losses)
+            self._flight.end(step, self._losses)
         self._losses = []
 
     def ledger(self) -> Ledger:
@@ -129,17 +129,17 @@ class StepWatch:
         if self._suspected is not None:
             self._overflowed = found
 
-    def _born_forward(self, position: int, loss: Tensor, batch: object) -> Origin:
+    def _born_forward(self, step: int, loss: Tensor, batch: object) -> Origin:
         if any(map(provenance.is_bad, provenance.tensors_in(batch))):
-            return Origin(position, "", "batch")
+            return Origin(step, "", "batch")
         suspect = provenance.first_bad(loss)
         if suspect is None:
-            return Origin(position, "", "forward")
+            return Origin(step, "", "forward")
         parameter = provenance.bad_parameter(suspect.node)
         if parameter is not None:
-            return Origin(position, self._owner(parameter), "weight")
+            return Origin(step, self._owner(parameter), "weight")
         module = self._module_of(suspect, loss)
-        return Origin(position, module, "forward", "" if suspect.before else provenance.operation(suspect.node))
+        return Origin(step, module, "forward", "" if suspect.before else provenance.operation(suspect.node))
 
     def _module_of(self, suspect: provenance.Suspect, loss: Tensor) -> str:
         known = self._trace.fits(loss)
@@ -155,20 +155,20 @@ class StepWatch:
         row = self._table.row_of_parameter(parameter)
         return self._table.rows[row].name if row >= 0 else ""
 
-    def _born_backward(self, position: int, step: Step) -> Origin:
+    def _born_backward(self, step: int, moment: Moment) -> Origin:
         """A backward infects what stands before: the last layer with a bad gradient is where it was born, or behind."""
         bad = {
             int(row)
-            for row, p in zip(step.parameters.rows, step.parameters.tensors, strict=True)
+            for row, p in zip(moment.parameters.rows, moment.parameters.tensors, strict=True)
             if row >= 0 and p.grad is not None and provenance.is_bad(p.grad)
         }
         order = [int(row) for row in self._table.order()[0] if row in bad]
         if not order:
-            return Origin(position, "", "backward")
+            return Origin(step, "", "backward")
         name = self._table.rows[order[-1]].name
         module = next((m for m, known in self._table.names.items() if known == name), None)
         behind = self._trace.after(module) if module is not None else None
-        return Origin(position, self._table.names[behind] if behind is not None else name, "backward")
+        return Origin(step, self._table.names[behind] if behind is not None else name, "backward")
 
 
 def earliest_origin(seen: Origin | None, inferred: Origin | None, before: Origin | None) -> Origin | None:

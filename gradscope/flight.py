@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradscope import stats
 from gradscope.model.layers import LayerTable
-from gradscope.probes.probe import Parameters, Step
+from gradscope.model.moment import Moment, Parameters
 from gradscope.records import Flight
 from gradscope.transfer import Transfer
 
@@ -33,29 +33,29 @@ class FlightRecorder:
         self._norms: dict[int, _Norms] = {}
         self._before: Flight | None = None
 
-    def before_optimizer_step(self, step: Step) -> list[Tensor]:
+    def before_optimizer_step(self, moment: Moment) -> list[Tensor]:
         """Measure or estimate the gradient norms. Returns them where they were made at once: else none.
 
         On an accelerator samples are kept of which `flight` makes norms: it is the number of kernels that costs there.
         """
-        chosen = self._chosen.get(step.optimizer)
-        if chosen is None or chosen.parameters is not step.parameters:
-            chosen = self._chosen[step.optimizer] = _Chosen(step.parameters, _spread(step.parameters))
-        gradients = step.parameters.gradients(chosen.indices)
+        chosen = self._chosen.get(moment.optimizer)
+        if chosen is None or chosen.parameters is not moment.parameters:
+            chosen = self._chosen[moment.optimizer] = _Chosen(moment.parameters, _spread(moment.parameters))
+        gradients = moment.parameters.gradients(chosen.indices)
         if len(gradients) < len(chosen.indices):
-            chosen = _Chosen(step.parameters, [i for i, _ in gradients])
+            chosen = _Chosen(moment.parameters, [i for i, _ in gradients])
         if not gradients:
-            self._norms.pop(step.optimizer, None)
+            self._norms.pop(moment.optimizer, None)
             return []
-        scale = step.loss_scale if step.scaled else None
+        scale = moment.loss_scale if moment.scaled else None
         if _can_be_joined([g for _, g in gradients]):
             samples = [stats.sample(g, SAMPLE, block=1) for _, g in gradients]
             sizes = tuple(s.numel() for s in samples)
-            parts = [size / step.parameters.elements(i) for size, i in zip(sizes, chosen.indices, strict=True)]
-            self._norms[step.optimizer] = _Norms(chosen.rows, parts, [], scale, torch.cat(samples), sizes)
+            parts = [size / moment.parameters.elements(i) for size, i in zip(sizes, chosen.indices, strict=True)]
+            self._norms[moment.optimizer] = _Norms(chosen.rows, parts, [], scale, torch.cat(samples), sizes)
             return []
         norms = stats.rough_norms([_sample(g) for _, g in gradients])
-        self._norms[step.optimizer] = _Norms(chosen.rows, chosen.parts, norms, scale)
+        self._norms[moment.optimizer] = _Norms(chosen.rows, chosen.parts, norms, scale)
         return norms
 
     def end(self, step: int, losses: Sequence[Tensor]) -> None:

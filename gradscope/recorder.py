@@ -4,42 +4,34 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.activations import Activation
 from gradscope.model.forward import CUDA_GRAPHS, UNTRACED, ForwardWatch
 from gradscope.model.layers import LayerTable, activation_of
-from gradscope.model.nesterov import momenta_in_gradients
-from gradscope.model.optimizers import tells_of_steps
+from gradscope.model.optimizers import Optimizers, tells_of_steps
 from gradscope.model.provenance import OutputWatch
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import (
     ALONE,
-    DEEPSPEED,
-    FLAT,
     GRADIENTS,
     SUMMAND,
-    is_flat,
     is_hidden,
     is_partial,
-    is_partitioned,
     local,
-    parts_of,
     unit_slice,
 )
 from gradscope.probes import PROBES, Probe
 from gradscope.probes.layout import Layout
 from gradscope.probes.liveness import unit_dimension
-from gradscope.probes.probe import Measured, Parameters, Pending, Step
+from gradscope.probes.probe import Measured, Pending
 from gradscope.ranks.merging import RankMerge, Sent
 from gradscope.records import (
     LOSS,
@@ -83,7 +75,7 @@ class Recorder:
     ) -> None:
         """Prepare for `model`; `wrapped` is what a strategy has made of it, where that is another module around it."""
         self.table = LayerTable(model, watch)
-        self._model, self._root = model, wrapped or model
+        self._model = model
         self.columns = _columns(probes := [probe(thresholds, exact) for probe in PROBES])
         self.failures: dict[str, str] = {}
         """What failed, and with what error: a probe, or a probe at one layer, which is off then, or something else."""
@@ -93,13 +85,11 @@ class Recorder:
         self.forward = ForwardWatch(model, self.table.modules, lasting, self._see, self._see_function, self.failures)
         self._probes: dict[str, Probe] = {type(p).__name__: p for p in probes}
         self._observers = [(n, p) for n, p in self._probes.items() if type(p).observe is not Probe.observe]
-        self._optimizers: list[Optimizer] = []
-        self._parameters: dict[int, tuple[list[int], Parameters]] = {}
         self._scale = scale or LossScale(None)
+        self.optimizers = Optimizers(self.table, self._scale, wrapped or model)
         self._merge = merge
         self._arrived: list[Record] = []
         self._micro_batches = 0
-        self._untouched = False
         self._handles: list[RemovableHandle] = []
         self._losses: list[Tensor] = []
         self._producer: nn.Module | None = None
@@ -113,7 +103,6 @@ class Recorder:
         """The module that first gave out a NaN or an infinity in a step that was watched in full."""
         self._suspect: str | None = None
         self._remembered: dict[str, dict[str, Tensor]] = {}
-        self._unmeasured: dict[str, str] = {}
         if merge is not None:
             merge.attach(self.table, self._probes, self.failures, self._shielded)
 
@@ -144,8 +133,7 @@ class Recorder:
         """
         self.detach()
         self.stepped = False
-        self._optimizers = list(optimizers)
-        self._untouched = untouched
+        self.optimizers.begin(optimizers, untouched)
         self._announced.clear()
         self._losses = []
         self._micro_batches = 0
@@ -174,16 +162,15 @@ class Recorder:
 
     def after_backward(self) -> None:
         """Measure what a backward of manual optimization left, before the user clips it."""
-        for optimizer in self._optimizers:
-            step = self._step(optimizer, scaled=True)
-            self._tell_probes(lambda probe, step=step: probe.after_backward(step))  # type: ignore[misc]  # the default
+        for moment in map(self.optimizers.after_backward, self.optimizers.all):
+            self._tell_probes(lambda probe, moment=moment: probe.after_backward(moment))  # type: ignore[misc]
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Measure gradients that are not clipped yet."""
         self.stepped = True
         self._announced.add(optimizer)
-        step = self.step_of(optimizer)
-        self._tell_probes(lambda probe: probe.before_optimizer_step(step))
+        moment = self.optimizers.before_step(optimizer)
+        self._tell_probes(lambda probe: probe.before_optimizer_step(moment))
 
     def end_batch(self, loss: Tensor | None) -> None:
         """Stop listening; `loss` is that of the micro-batch, of one element, or None where there was none."""
@@ -219,13 +206,7 @@ class Recorder:
             return None
         while (record := self._next(wait=True)) is not None:
             self._arrived.append(record)
-        return self._merge.send(self._losses, self._micro_batches, self._sharded())
-
-    def _sharded(self) -> tuple[int, ...]:
-        """How many parameters each optimizer has, where any of them is not all here: else nothing."""
-        known = [self._parameters.get(number) for number in range(len(self._optimizers))]
-        sizes = [(len(of[1].tensors), of[1].spread) if of is not None else (0, False) for of in known]
-        return tuple(size for size, _ in sizes) if any(spread for _, spread in sizes) else ()
+        return self._merge.send(self._losses, self._micro_batches, self.optimizers.sharded())
 
     def poll(self, wait: bool = False) -> Record | None:
         """Return the oldest record that has not been returned yet: None where none has arrived.
@@ -272,11 +253,8 @@ class Recorder:
         """Return what has been measured so far, what has not, and why."""
         names = [layer.name for layer in self.table.rows]
         silent = set(self.table.never_ran())
-        idle = {
-            names[row]: "has trainable parameters that are in no optimizer"
-            for row in self._rows_in_no_optimizer()
-            if row >= 0
-        }
+        left_out = [names[row] for row in self.optimizers.rows_left_out(self._model)]
+        idle = dict.fromkeys(left_out, "has trainable parameters that are in no optimizer")
         measured = {
             "layers with parameters": len(self.table.rows) - len(self.table.activations),
             "activation modules": len({r for r in self.table.activations if r not in silent} - self.table.functions),
@@ -296,18 +274,9 @@ class Recorder:
 
     def _partly_unmeasured(self) -> dict[str, str]:
         rows = {row: why for probe in self._probes.values() for row, why in probe.unmeasured.items()}
-        if self._sharded() and (self._merge is None or self._merge.ended):
-            self._unmeasured[GRADIENTS] = ALONE
-        return {self.table.rows[row].name: why for row, why in rows.items()} | self._unmeasured
-
-    def _rows_in_no_optimizer(self) -> set[int]:
-        owned = {id(p) for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
-        present = set(self._model.modules())
-        modules = [module for module in self.table.modules if module in present]
-        parameters = [p for module in modules for p in module.parameters(recurse=False)]
-        if self._unmeasured:  # the optimizer holds others in their place
-            return set()
-        return {self.table.row_of_parameter(p) for p in parameters if owned and p.requires_grad and id(p) not in owned}
+        alone = self.optimizers.sharded() and (self._merge is None or self._merge.ended)
+        whole = {**self.optimizers.unmeasured, **({GRADIENTS: ALONE} if alone else {})}
+        return {self.table.rows[row].name: why for row, why in rows.items()} | whole
 
     # What follows runs inside hooks and copies.
 
@@ -374,9 +343,8 @@ class Recorder:
         start = time.perf_counter()
         self.stepped = True
         self._announced.discard(optimizer)
-        step = self._step(optimizer, overflow=self._scale.overflow(optimizer))
-        step = step._replace(momenta=partial(momenta_in_gradients, optimizer))
-        self._tell_probes(lambda probe: probe.after_optimizer_step(step))
+        moment = self.optimizers.after_step(optimizer)
+        self._tell_probes(lambda probe: probe.after_optimizer_step(moment))
         self._seconds += time.perf_counter() - start
 
     def _remind_probes(self) -> None:
@@ -400,38 +368,6 @@ class Recorder:
             return Measured({})
 
         return Pending(marks, resolve)
-
-    def step_of(self, optimizer: Optimizer) -> Step:
-        """Return the moment before the step of `optimizer`."""
-        return self._step(optimizer, scaled=self._scale.left_to(optimizer))
-
-    def idle_step_of(self, optimizer: Optimizer) -> Step:
-        """Return the same for a step that is not recorded: by the parameters of the last that was, if there was one."""
-        number = next((i for i, o in enumerate(self._optimizers) if o is optimizer), -1)
-        identities, parameters = self._parameters.get(number, ([], None))
-        if parameters is None or len(identities) != sum(len(group["params"]) for group in optimizer.param_groups):
-            return self.step_of(optimizer)
-        return Step(number, parameters, self._scale.tensor(), self._scale.left_to(optimizer))
-
-    def _step(self, optimizer: Optimizer, scaled: bool = False, overflow: Tensor | None = None) -> Step:
-        number = next((i for i, o in enumerate(self._optimizers) if o is optimizer), -1)
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
-        identities = [id(p) for p in parameters]
-        known, owned = self._parameters.get(number, ([], None))
-        if owned is None or known != identities:
-            owned = self._parameters_of(optimizer, parameters)
-            self._parameters[number] = identities, owned
-        return Step(number, owned, self._scale.tensor(), scaled, overflow, self._untouched)
-
-    def _parameters_of(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> Parameters:
-        self.table.find_parameters()
-        if is_hidden(optimizer) or any(map(is_partitioned, parameters)):
-            self._unmeasured[GRADIENTS] = DEEPSPEED
-            parameters = []
-        if any(map(is_flat, parameters)):
-            self._unmeasured["parameters"] = FLAT
-        rows = np.array([self.table.row_of_parameter(p) for p in parameters], dtype=np.int64)
-        return Parameters(tuple(parameters), rows, parts_of(parameters, self._root))
 
     def _tell_probes(self, tell: Callable[[Probe], T]) -> list[tuple[str, T]]:
         answers = []

@@ -11,15 +11,15 @@ import gradscope
 from gradscope import GradScope
 from gradscope.flight import LAYERS, SAMPLE, FlightRecorder
 from gradscope.model.layers import LayerTable
-from gradscope.probes.probe import Parameters, Step
+from gradscope.model.moment import Moment, Parameters
 from tests.models import Batch, Batches, Classifier, mlp, trainer
 
 
-def recorder_for(net: nn.Module, steps: int = 5) -> tuple[FlightRecorder, Step]:
+def recorder_for(net: nn.Module, steps: int = 5) -> tuple[FlightRecorder, Moment]:
     table = LayerTable(net, lambda name: True)
     tensors = tuple(net.parameters())
     rows = np.array([table.row_of_parameter(p) for p in tensors], dtype=np.int64)
-    return FlightRecorder(table, steps), Step(0, Parameters(tensors, rows))
+    return FlightRecorder(table, steps), Moment(0, Parameters(tensors, rows))
 
 
 def backward(net: nn.Module, features: int = 20) -> None:

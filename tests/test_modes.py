@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from gradscope import GradScope, Run
+from gradscope.model.moment import Moment
 from gradscope.probes.gradients import GradientProbe
-from gradscope.probes.probe import Step
 from tests.models import Batches, own_metrics, trainer
 from tests.modes import MODES, Mode
 from tests.oracle import Expected, Oracle
@@ -279,10 +279,10 @@ def test_a_probe_that_fails_at_the_37th_step_fails_alone(
     assert_same(fit(mode, sound), bare)
     healthy, calls = GradientProbe.after_optimizer_step, itertools.count(1)
 
-    def fails_once(probe: GradientProbe, step: Step) -> None:
+    def fails_once(probe: GradientProbe, moment: Moment) -> None:
         if next(calls) == 37:
             raise ZeroDivisionError("on purpose")
-        healthy(probe, step)
+        healthy(probe, moment)
 
     monkeypatch.setattr(GradientProbe, "after_optimizer_step", fails_once)
     scope = GradScope(every_n_steps=1, summary=False)

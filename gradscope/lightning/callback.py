@@ -292,10 +292,10 @@ class GradScope(Resumable):
         """Measure gradients that are not clipped yet."""
         if self._fit.recorder is None:
             return
-        bare, moment = getattr(optimizer, "optimizer", optimizer), self._fit.recorder.idle_step_of
+        bare, moment_of = getattr(optimizer, "optimizer", optimizer), self._fit.recorder.optimizers.before_idle_step
         if self._recording:
             self._fit.recorder.before_optimizer_step(bare)
-        self._fit.tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment))
+        self._fit.tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment_of))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradscope import stats
+from gradscope.model.moment import Moment, Parameters
 from gradscope.model.nesterov import Momenta
 from gradscope.model.sharding import PARTIAL
 from gradscope.probes.layout import Float64s, Layout
@@ -17,10 +18,8 @@ from gradscope.probes.probe import (
     NONFINITE,
     Measured,
     Merging,
-    Parameters,
     Pending,
     Probe,
-    Step,
     flagged,
     joined,
     sum_by_layer,
@@ -101,23 +100,23 @@ class GradientProbe(Probe):
     def metrics(self) -> tuple[Metric, ...]:
         return GRAD_NORM, GRAD_NORM_CLIPPED, NO_GRADIENT_FRACTION, NONFINITE
 
-    def after_backward(self, step: Step) -> None:
-        self._backward[step.optimizer] = _measure(step)
+    def after_backward(self, moment: Moment) -> None:
+        self._backward[moment.optimizer] = _measure(moment)
 
-    def before_optimizer_step(self, step: Step) -> None:
-        self._loss_scale = [] if step.loss_scale is None else [step.loss_scale]
-        self._parameters[step.optimizer] = step.parameters
-        self._ledgers[step.optimizer] = _Ledger(self._backward.pop(step.optimizer, None), _measure(step))
-        unsummed = step.parameters.rows[step.parameters.unsummed()]
+    def before_optimizer_step(self, moment: Moment) -> None:
+        self._loss_scale = [] if moment.loss_scale is None else [moment.loss_scale]
+        self._parameters[moment.optimizer] = moment.parameters
+        self._ledgers[moment.optimizer] = _Ledger(self._backward.pop(moment.optimizer, None), _measure(moment))
+        unsummed = moment.parameters.rows[moment.parameters.unsummed()]
         self._unmeasured.update((int(row), PARTIAL) for row in unsummed if row >= 0)
 
-    def after_optimizer_step(self, step: Step) -> None:
-        ledger = self._ledgers.get(step.optimizer, _Ledger())
-        self._parameters[step.optimizer] = step.parameters
-        momenta = step.momenta()
-        is_same = step.untouched and _is_same(ledger.before, step, momenta)
-        after = ledger.before if is_same else _measure(step, momenta)
-        self._ledgers[step.optimizer] = ledger._replace(after=after, overflow=step.overflow)
+    def after_optimizer_step(self, moment: Moment) -> None:
+        ledger = self._ledgers.get(moment.optimizer, _Ledger())
+        self._parameters[moment.optimizer] = moment.parameters
+        momenta = moment.momenta()
+        is_same = moment.untouched and _is_same(ledger.before, moment, momenta)
+        after = ledger.before if is_same else _measure(moment, momenta)
+        self._ledgers[moment.optimizer] = ledger._replace(after=after, overflow=moment.overflow)
 
     def merging(self) -> Merging:
         return _GradientsOfRanks(self._shared)
@@ -226,15 +225,15 @@ class _Gradients:
         return flagged(self.rows, ~np.isfinite(self.squares), NonFinite.GRADIENT, self.layers)
 
 
-def _measure(step: Step, momenta: Momenta = MappingProxyType({})) -> _Norms:
-    rows = step.parameters.rows
-    gradients = step.parameters.gradients()
-    norms = _norms_as_given(step, gradients, momenta) if momenta else stats.l2_norms([g for _, g in gradients])
-    if gradients and step.scaled and step.loss_scale is not None:  # of none the norms are on the CPU
-        norms = norms / step.loss_scale
+def _measure(moment: Moment, momenta: Momenta = MappingProxyType({})) -> _Norms:
+    rows = moment.parameters.rows
+    gradients = moment.parameters.gradients()
+    norms = _norms_as_given(moment, gradients, momenta) if momenta else stats.l2_norms([g for _, g in gradients])
+    if gradients and moment.scaled and moment.loss_scale is not None:  # of none the norms are on the CPU
+        norms = norms / moment.loss_scale
     present = [i for i, _ in gradients]
     return _Norms(
-        present, rows[present], norms, rows[_trainable(step.parameters)], _versions(step.parameters, gradients)
+        present, rows[present], norms, rows[_trainable(moment.parameters)], _versions(moment.parameters, gradients)
     )
 
 
@@ -250,22 +249,22 @@ def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -
     return [(id(g), g._version) for _, g in gradients] if parameters.parts is None else None
 
 
-def _is_same(before: _Norms | None, step: Step, momenta: Momenta) -> bool:
+def _is_same(before: _Norms | None, moment: Moment, momenta: Momenta) -> bool:
     """Whether the gradients, as the optimizer was given them, are those that were measured `before`."""
     known = before.versions if before is not None else None
-    gradients = step.parameters.gradients()
-    now = _versions(step.parameters, gradients)
+    gradients = moment.parameters.gradients()
+    now = _versions(moment.parameters, gradients)
     if now is not None and momenta:  # which were added to them once
-        added = [step.parameters.tensors[i] in momenta for i, _ in gradients]
+        added = [moment.parameters.tensors[i] in momenta for i, _ in gradients]
         now = [(identity, version - one) for (identity, version), one in zip(now, added, strict=True)]
     return known is not None and known == now
 
 
-def _norms_as_given(step: Step, gradients: Sequence[tuple[int, Tensor]], momenta: Momenta) -> Tensor:
+def _norms_as_given(moment: Moment, gradients: Sequence[tuple[int, Tensor]], momenta: Momenta) -> Tensor:
     """Their norms without what the optimizer has added; one by one, for a copy of all takes much memory."""
     norms = []
     for i, g in gradients:
-        times, momentum = momenta.get(step.parameters.tensors[i], (0.0, None))
+        times, momentum = momenta.get(moment.parameters.tensors[i], (0.0, None))
         norms.append(stats.l2_norms([g if momentum is None else torch.sub(g, momentum, alpha=times)]))
     return torch.cat([n.to(norms[0].device) for n in norms]) if norms else stats.l2_norms([])
 

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from gradscope import stats
+from gradscope.model.moment import Moment, Parameters
 from gradscope.model.sharding import local
 from gradscope.probes.layout import Float64s, Layout
 from gradscope.probes.probe import (
     NONFINITE,
     Measured,
     Merging,
-    Parameters,
     Pending,
     Probe,
-    Step,
     flagged,
     joined,
     sum_by_layer,
@@ -127,29 +126,29 @@ class UpdateProbe(Probe):
     def metrics(self) -> tuple[Metric, ...]:
         return WEIGHT_NORM, UPDATE_RATIO, NONFINITE
 
-    def before_optimizer_step(self, step: Step) -> None:
-        if step.optimizer in self._before and step.optimizer not in self._moved:
+    def before_optimizer_step(self, moment: Moment) -> None:
+        if moment.optimizer in self._before and moment.optimizer not in self._moved:
             return  # the closure is evaluated again within the same step: the weights of the first time count
-        self._moved.pop(step.optimizer, None)
-        samples = self._sampled(step)
+        self._moved.pop(moment.optimizer, None)
+        samples = self._sampled(moment)
         copies = samples.copies()
-        self._before[step.optimizer] = _Weights(samples, copies, samples.norms(copies))
+        self._before[moment.optimizer] = _Weights(samples, copies, samples.norms(copies))
 
-    def after_optimizer_step(self, step: Step) -> None:
-        if step.optimizer not in self._before:
+    def after_optimizer_step(self, moment: Moment) -> None:
+        if moment.optimizer not in self._before:
             return  # a step that nobody announced: what the weights were before is not known
-        weights, samples = self._before[step.optimizer], self._sampled(step)
+        weights, samples = self._before[moment.optimizer], self._sampled(moment)
         if len(samples.rows) != len(weights.samples.rows):
             return  # a parameter came or went within the step
         changes = [_wide(new) - _wide(old) for new, old in zip(samples.copies(), weights.copies, strict=True)]
-        overflow = [] if step.overflow is None else [step.overflow]
-        self._moved[step.optimizer] = _Moved(samples, samples.norms(changes), overflow)
+        overflow = [] if moment.overflow is None else [moment.overflow]
+        self._moved[moment.optimizer] = _Moved(samples, samples.norms(changes), overflow)
 
-    def _sampled(self, step: Step) -> _Samples:
-        trainable = [t.requires_grad for t in step.parameters.tensors]
-        samples = self._samples.get(step.optimizer)
-        if samples is None or not samples.fits(step.parameters, trainable):
-            samples = self._samples[step.optimizer] = _Samples(step.parameters, trainable, self._size)
+    def _sampled(self, moment: Moment) -> _Samples:
+        trainable = [t.requires_grad for t in moment.parameters.tensors]
+        samples = self._samples.get(moment.optimizer)
+        if samples is None or not samples.fits(moment.parameters, trainable):
+            samples = self._samples[moment.optimizer] = _Samples(moment.parameters, trainable, self._size)
         return samples
 
     def merging(self) -> Merging:

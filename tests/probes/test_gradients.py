@@ -6,16 +6,16 @@ import torch
 from torch import nn
 
 from gradscope import Thresholds
+from gradscope.model.moment import Moment, Parameters
 from gradscope.model.nesterov import Momenta
 from gradscope.probes.gradients import GradientProbe
 from gradscope.probes.layout import Layout
-from gradscope.probes.probe import Parameters, Step
 
 
 def test_an_optimizer_without_gradients_is_measured_wherever_the_loss_scale_is() -> None:
     """As that of a generator, while the critic learns."""
     parameters = Parameters((nn.Parameter(torch.ones(3)),), np.zeros(1, dtype=np.int64))
-    elsewhere = Step(0, parameters, loss_scale=torch.ones(1, device="meta"), scaled=True)
+    elsewhere = Moment(0, parameters, loss_scale=torch.ones(1, device="meta"), scaled=True)
     probe = GradientProbe(Thresholds())
     probe.after_backward(elsewhere)
     probe.before_optimizer_step(elsewhere)
@@ -36,7 +36,7 @@ def test_no_gradient_is_missed_where_there_is_no_element_to_have_one(
     tensors = tuple(nn.Parameter(torch.ones(shape)) for shape in shapes)
     for tensor in tensors:
         tensor.grad = torch.ones_like(tensor)
-    step = Step(0, Parameters(tensors, np.zeros(len(shapes), dtype=np.int64)))
+    step = Moment(0, Parameters(tensors, np.zeros(len(shapes), dtype=np.int64)))
     probe = GradientProbe(Thresholds())
     probe.before_optimizer_step(step)
     probe.after_optimizer_step(step)
@@ -61,7 +61,7 @@ def test_what_is_shared_is_where_the_gradients_of_any_optimizer_are(
     probe = GradientProbe(Thresholds())
     for number, has_gradient in enumerate(have_gradients):
         scale = torch.ones(1, device="meta") if scaled else None
-        step = Step(number, parameters_on("meta", has_gradient), loss_scale=scale)
+        step = Moment(number, parameters_on("meta", has_gradient), loss_scale=scale)
         probe.before_optimizer_step(step)
         probe.after_optimizer_step(step)
     shared = probe.share(layout)
@@ -74,7 +74,7 @@ def test_gradients_that_momentum_was_added_to_may_be_on_several_devices() -> Non
     parameters = Parameters(tensors, np.zeros(2, dtype=np.int64))
     momenta: Momenta = {tensors[1]: (0.5, torch.ones(3))}
     probe = GradientProbe(Thresholds())
-    step = Step(0, parameters, momenta=lambda: momenta)
+    step = Moment(0, parameters, momenta=lambda: momenta)
     probe.before_optimizer_step(step)
     probe.after_optimizer_step(step)
     norms = probe.finish(layers=1).tensors[-1]

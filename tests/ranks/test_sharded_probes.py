@@ -24,12 +24,13 @@ from gradscope import Thresholds
 from gradscope.activations import ACTIVATIONS
 from gradscope.every_step import StepWatch
 from gradscope.flight import FlightRecorder
+from gradscope.model.moment import Moment, Parameters
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import parts_of
 from gradscope.probes.gradients import GradientProbe
 from gradscope.probes.layout import Layout
 from gradscope.probes.liveness import LivenessProbe
-from gradscope.probes.probe import Measured, Parameters, Probe, Step
+from gradscope.probes.probe import Measured, Probe
 from gradscope.probes.updates import UpdateProbe
 from gradscope.recorder import Recorder
 from tests.models import mlp
@@ -97,7 +98,7 @@ def step(probes: Sequence[Probe], parameters: Parameters, gradients: Sequence[Te
     """A step of SGD with clipping, by hand: before and after, the probes look."""
     for p, g in zip(parameters.tensors, gradients, strict=True):
         p.grad = g
-    moment = Step(0, parameters, untouched=True)
+    moment = Moment(0, parameters, untouched=True)
     for probe in probes:
         probe.before_optimizer_step(moment)
     for distributed in (False, True):  # all at once, as torch clips: DTensors do not count such a change
@@ -227,8 +228,8 @@ def test_a_summand_of_a_gradient_is_not_measured_and_not_missed() -> None:
         tensors = whole, scale
         parameters = Parameters(tensors, np.array([0, 1]), parts_of(tensors, nn.Module()))
         probe = GradientProbe(Thresholds())
-        probe.before_optimizer_step(Step(0, parameters))
-        probe.after_optimizer_step(Step(0, parameters))
+        probe.before_optimizer_step(Moment(0, parameters))
+        probe.after_optimizer_step(Moment(0, parameters))
         sums = 4 * probe.share(layout(2)).numpy()
     measured = probe.merging().measured(layout(2), sums, 2)
     np.testing.assert_allclose(measured.metrics["grad_norm"], [2**0.5, np.nan], rtol=1e-6)
@@ -261,7 +262,7 @@ def test_nothing_of_a_recorded_step_and_of_a_step_between_talks_to_other_ranks()
         output = DTensor.from_local(torch.ones(3, 4), mesh, (Shard(1),), run_check=False)
         net[1](output)
         recorder.before_optimizer_step(optimizer)
-        watch.before_optimizer_step(0, optimizer, recorder.idle_step_of)
+        watch.before_optimizer_step(0, optimizer, recorder.optimizers.before_idle_step)
         optimizer.step()
         recorder.end_batch(None)
         watch.end_batch(0, None)
@@ -294,7 +295,7 @@ def test_the_flight_recorder_takes_the_parts_elsewhere_for_like_the_one_here() -
         for p in net.parameters():
             p.grad = DTensor.from_local(torch.ones_like(_local(p)), mesh, (Shard(0),), run_check=False)
         flights = FlightRecorder(recorder.table, 1)
-        flights.before_optimizer_step(recorder.step_of(torch.optim.SGD(net.parameters(), lr=0.1)))
+        flights.before_optimizer_step(recorder.optimizers.before_step(torch.optim.SGD(net.parameters(), lr=0.1)))
         flights.end(0, [])
         np.testing.assert_allclose(flights.flight().grad_norm[0], np.sqrt([320, 192, 48]), rtol=1e-6)
 
