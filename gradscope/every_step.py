@@ -10,12 +10,13 @@ from torch.utils.hooks import RemovableHandle
 
 from gradscope.flight import FlightRecorder
 from gradscope.model import provenance
+from gradscope.model.autograd import back_from, operation
 from gradscope.model.layers import LayerTable
 from gradscope.model.moment import Moment
 from gradscope.model.optimizers import tells_of_steps
-from gradscope.model.provenance import Trace
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import local
+from gradscope.model.trace import Trace, tensors_in
 from gradscope.records import Flight, Ledger, Origin
 
 MICRO_BATCHES = 1000
@@ -130,7 +131,7 @@ class StepWatch:
             self._overflowed = found
 
     def _born_forward(self, step: int, loss: Tensor, batch: object) -> Origin:
-        if any(map(provenance.is_bad, provenance.tensors_in(batch))):
+        if any(map(provenance.is_bad, tensors_in(batch))):
             return Origin(step, "", "batch")
         suspect = provenance.first_bad(loss)
         if suspect is None:
@@ -139,11 +140,11 @@ class StepWatch:
         if parameter is not None:
             return Origin(step, self._owner(parameter), "weight")
         module = self._module_of(suspect, loss)
-        return Origin(step, module, "forward", "" if suspect.before else provenance.operation(suspect.node))
+        return Origin(step, module, "forward", "" if suspect.before else operation(suspect.node))
 
     def _module_of(self, suspect: provenance.Suspect, loss: Tensor) -> str:
         known = self._trace.fits(loss)
-        module = self._trace.innermost(provenance.back_from(loss, suspect.node)) if known else None
+        module = self._trace.innermost(back_from(loss, suspect.node)) if known else None
         if module is not None and suspect.before:
             module = self._trace.before(module) or module
         if module is not None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradscope.model.graph import BATCH_NORMS, POOLS, SHAPES, Graph, is_weight_layer
+from gradscope.model.autograd import SHAPES
+from gradscope.model.graph import BATCH_NORMS, POOLS, Graph, is_weight_layer
 from gradscope.model.sharding import is_distributed, is_sharded
 from gradscope.recorder import Recorder
 from gradscope.records import InitialWeights, InputMoments, OutputActivation, SaturatingStack, Setup

@@ -17,7 +17,7 @@ from gradscope.activations import Activation
 from gradscope.model.forward import CUDA_GRAPHS, UNTRACED, ForwardWatch
 from gradscope.model.layers import LayerTable, activation_of
 from gradscope.model.optimizers import Optimizers, tells_of_steps
-from gradscope.model.provenance import OutputWatch
+from gradscope.model.outputs import OutputWatch
 from gradscope.model.scaling import LossScale
 from gradscope.model.sharding import (
     ALONE,

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from gradscope import Finding, GradScope, Severity
 from gradscope.model.graph import Graph
 from gradscope.model.layers import LayerTable
-from gradscope.model.provenance import Trace
+from gradscope.model.trace import Trace
 from gradscope.preflight import Preflight, _Facts
 from gradscope.records import OutputActivation, Setup
 from gradscope.rules.setup import selu_misconfigured

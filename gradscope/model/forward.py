@@ -14,7 +14,7 @@ from gradscope.activations import Activation
 from gradscope.model.compiled import Tap, asks_for_cuda_graphs, compiled_roots, has_compiled_functions, reset
 from gradscope.model.functions import FunctionWatch
 from gradscope.model.layers import activation_of
-from gradscope.model.provenance import Trace
+from gradscope.model.trace import Trace
 
 DISCOVERY = 10
 """Recorded steps in which the model is learned: which module runs after which, and which activations are called as

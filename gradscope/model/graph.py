@@ -6,18 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradscope.model.autograd import SHAPES, back_from, nodes_of, number_of, operation
 from gradscope.model.layers import LayerTable, activation_of
-from gradscope.model.provenance import Trace, back_from, nodes_of, number_of, operation
 from gradscope.model.sharding import is_sharded, plain_class, weight_of
+from gradscope.model.trace import Trace
 
 LARGEST = 50_000
 """Operations up to which a graph is looked at: that takes a tenth of a second. Of a larger one nothing is told."""
-
-SHAPES = frozenset({
-    "alias", "clone", "expand", "permute", "reshapealias", "select", "slice", "squeeze", "t", "tocopy", "transpose",
-    "unsafeview", "unsqueeze", "view",
-})  # fmt: skip
-"""Operations that give out the numbers they were given."""
 
 POOLS = frozenset({
     "adaptiveavgpool2d", "adaptiveavgpool3d", "adaptivemaxpool2d", "avgpool2d", "avgpool3d", "maxpool2dwithindices",

@@ -253,8 +253,8 @@ def fail(*_: Any, **__: Any) -> Any:
     "broken",
     [
         "gradscope.model.forward._is_forward",
-        "gradscope.model.provenance.Trace.enter",
-        "gradscope.model.provenance.Trace.leave",
+        "gradscope.model.trace.Trace.enter",
+        "gradscope.model.trace.Trace.leave",
         "gradscope.recorder.Recorder._see",
         "gradscope.recorder.Recorder._see_function",
         "gradscope.model.layers.LayerTable.row_of_call",

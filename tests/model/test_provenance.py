@@ -11,8 +11,11 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
 from gradscope import GradScope, Origin
+from gradscope.model.autograd import operation
 from gradscope.model.layers import LayerTable
-from gradscope.model.provenance import OutputWatch, _largest, first_bad, operation, tensors_in
+from gradscope.model.outputs import OutputWatch, _largest
+from gradscope.model.provenance import first_bad
+from gradscope.model.trace import tensors_in
 from tests.models import Batch, Batches, Classifier, mlp, trainer
 
 BIRTH = 23

@@ -1,0 +1,47 @@
+"""What each module gives out, reduced on the device to a number that tells whether it is finite."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.model.layers import LayerTable
+from gradscope.model.sharding import local
+from gradscope.model.trace import tensors_in
+
+_is_mapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+class OutputWatch:
+    """Reduces what each module gives out to one number an output, to be looked at when the step is over."""
+
+    def __init__(self, table: LayerTable) -> None:
+        self._table = table
+        self._names: list[str] = []
+        self._marks: list[Tensor] = []
+
+    def see(self, module: nn.Module, output: object) -> None:
+        """Mark `output`: with a finite number, or with another where it holds a NaN or an infinity."""
+        for t in map(local, tensors_in(output)):
+            if t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not _is_mapped(t):
+                self._names.append(self._table.names.get(module, ""))
+                self._marks.append(_mark(t.detach()))
+
+    def finish(self) -> tuple[list[str], list[Tensor]]:
+        """Return the names of the modules in order of their calls, and the marks on their devices; begin anew."""
+        names, marks = self._names, self._marks
+        self._names, self._marks = [], []
+        return names, marks
+
+
+def _mark(t: Tensor) -> Tensor:
+    if not t.is_cuda or not t.numel() or t.dtype is torch.float64:  # which may hold more than float32
+        return t.mul(0).sum(dtype=torch.float32)  # a sum alone may overflow
+    return _largest(t)
+
+
+def _largest(t: Tensor) -> Tensor:
+    """The largest absolute value, or what is not finite: on CUDA one kernel, and no copy."""
+    largest: Tensor = torch.linalg.vector_norm(t, math.inf)
+    return largest
