@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gradscope.model.autograd import SHAPES
 from gradscope.model.graph import BATCH_NORMS, POOLS, Graph, is_weight_layer
+from gradscope.model.outputs import is_mapped
 from gradscope.model.sharding import is_distributed, is_sharded
 from gradscope.recorder import Recorder
 from gradscope.records import InitialWeights, InputMoments, OutputActivation, SaturatingStack, Setup
@@ -320,5 +321,5 @@ def _is_plain(x: object) -> TypeGuard[Tensor]:
         and x.layout is torch.strided
         and not x.is_meta
         and not is_distributed(x)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not is_mapped(x)
     )

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.activations import Activation
-from gradscope.model.forward import CUDA_GRAPHS, UNTRACED, ForwardWatch
+from gradscope.model.forward import CUDA_GRAPHS, MAPPED, UNTRACED, ForwardWatch
 from gradscope.model.layers import LayerTable, activation_of
 from gradscope.model.optimizers import Optimizers, tells_of_steps
 from gradscope.model.outputs import OutputWatch
@@ -270,6 +270,8 @@ class Recorder:
         for _, root in self.forward.compiled:
             compiled = CUDA_GRAPHS if root in self.forward.out_of_reach else UNTRACED
             why.update(dict.fromkeys(why.keys() & self.table.rows_within(root), compiled))
+        mapped = {row for module in self.forward.mapped.values() for row in self.table.rows_of(module)}
+        why.update(dict.fromkeys(why.keys() & mapped, MAPPED))
         return {self.table.rows[row].name: reason for row, reason in why.items() if row in self.table.activations}
 
     def _partly_unmeasured(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from gradscope.activations import Activation
 from gradscope.model.compiled import Tap, asks_for_cuda_graphs, compiled_roots, has_compiled_functions, reset
 from gradscope.model.functions import FunctionWatch
 from gradscope.model.layers import activation_of
+from gradscope.model.outputs import is_mapped
 from gradscope.model.trace import Trace
 
 DISCOVERY = 10
@@ -25,6 +26,8 @@ FUNCTIONS = "activations called as functions"
 UNTRACED = "compiled, and not seen to run: it was traced where no hook could be attached"
 
 CUDA_GRAPHS = "runs as CUDA graphs, where no hook can be heard: compile it without them to have it measured"
+
+MAPPED = "ran only inside of torch.func, where what it gives out is no batch"
 
 FAST_PATH = "not looked for, because a transformer layer is in evaluation mode"
 
@@ -69,6 +72,8 @@ class ForwardWatch:
         """The modules of a forward, as the first steps showed it."""
         self.entered: Callable[[nn.Module, tuple[object, ...]], None] | None = None
         """Who is told of each module that begins, and of what it was given, in those first steps."""
+        self.mapped: dict[int, nn.Module] = {}
+        """Modules that ran inside of torch.func, by identity: what they give out there is no batch."""
         self._stack: list[nn.Module] = []
         self._callers: dict[int, nn.Module] = {}  # by identity: the hash of a metric of torchmetrics changes
         self._outside: dict[str, str] = {}
@@ -212,7 +217,9 @@ class ForwardWatch:
         start = time.perf_counter()
         self._functions.paused = True  # what is computed here is not the user's
         try:
-            if self._flag.on and _is_forward(output):
+            if self._flag.on and is_mapped(output):
+                self.mapped[id(module)] = module
+            elif self._flag.on and not _is_backward():
                 self._ran(module, output)
         except Exception as error:
             self._failed(error)
@@ -223,10 +230,10 @@ class ForwardWatch:
         start = time.perf_counter()
         self._functions.paused = True
         try:
-            if self._flag.on and _is_forward(output):
+            if self._flag.on and not is_mapped(output) and not _is_backward():
                 caller = self._stack[-1] if self._stack else None
                 if caller is None:
-                    self._outside[name] = "called outside of any module's forward"
+                    self._outside[name] = "called outside of the forward of any module of the model"
                 elif activation_of(caller) is not None:
                     pass  # it is told of as a module
                 elif isinstance(output, Tensor) and not output.requires_grad:
@@ -301,10 +308,9 @@ class _TracedHook(_Hook):
 _Handles = list[tuple[nn.Module | None, RemovableHandle]]
 
 
-def _is_forward(output: object) -> bool:
-    # A backward that runs forwards again, as checkpointing does, has been seen; what torch.func maps over is no batch.
-    mapped = isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)
-    return not mapped and torch._C._current_graph_task_id() == -1
+def _is_backward() -> bool:
+    """Say whether a backward runs forwards again that have been seen, as checkpointing does."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _runs_as_cuda_graphs(root: nn.Module) -> bool:

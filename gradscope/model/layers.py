@@ -166,9 +166,13 @@ class LayerTable:
         """The rows of activations called as functions."""
         return {row for rows in self._rows_of_function.values() for row in rows}
 
+    def rows_of(self, module: nn.Module) -> list[int]:
+        """Return the rows of `module`, one a call in a forward."""
+        return self._rows_of_module.get(module, [])
+
     def rows_within(self, root: nn.Module) -> set[int]:
         """Return the rows of `root` and of the modules inside it."""
-        return {row for module in root.modules() for row in self._rows_of_module.get(module, [])}
+        return {row for module in root.modules() for row in self.rows_of(module)}
 
     def gaps(self, patterns: NamePatterns, why_no_functions: str) -> Iterator[str]:
         """Yield what the model or `patterns` leave nothing to see of, a sentence each."""

@@ -1,7 +1,6 @@
 """What each module gives out, reduced on the device to a number that tells whether it is finite."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +8,6 @@ from torch import Tensor, nn
 from gradscope.model.layers import LayerTable
 from gradscope.model.sharding import local
 from gradscope.model.trace import tensors_in
-
-_is_mapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 class OutputWatch:
@@ -24,7 +21,7 @@ class OutputWatch:
     def see(self, module: nn.Module, output: object) -> None:
         """Mark `output`: with a finite number, or with another where it holds a NaN or an infinity."""
         for t in map(local, tensors_in(output)):
-            if t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not _is_mapped(t):
+            if t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not is_mapped(t):
                 self._names.append(self._table.names.get(module, ""))
                 self._marks.append(_mark(t.detach()))
 
@@ -45,3 +42,8 @@ def _largest(t: Tensor) -> Tensor:
     """The largest absolute value, or what is not finite: on CUDA one kernel, and no copy."""
     largest: Tensor = torch.linalg.vector_norm(t, math.inf)
     return largest
+
+
+def is_mapped(output: object) -> bool:
+    """Say whether torch.func maps over `output`, or takes its derivatives: no number can be read from it then."""
+    return isinstance(output, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(output)

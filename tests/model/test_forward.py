@@ -121,7 +121,7 @@ def test_a_function_outside_of_any_forward_is_said_and_not_measured() -> None:
 
     scope = recorded(mlp(), model=Hinge)
     assert names(scope) == [f"net.{i}" for i in range(5)]
-    assert scope.run.coverage.unseen == {"relu()": "called outside of any module's forward"}
+    assert scope.run.coverage.unseen == {"relu()": "called outside of the forward of any module of the model"}
 
 
 def test_an_exception_within_a_forward_does_not_misplace_what_follows() -> None:
@@ -193,6 +193,16 @@ def test_a_transformer_layer_in_evaluation_mode_is_left_to_its_fast_path() -> No
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
+def test_what_runs_inside_of_torch_func_alone_is_said_to() -> None:
+    class Mapped(Classifier):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            torch.func.vmap(self.net.get_submodule("1"))(batch[0])
+            return F.cross_entropy(self.net.get_submodule("0")(batch[0]), batch[1])
+
+    scope = recorded(nn.Sequential(nn.Linear(20, 4), nn.ReLU()), model=Mapped)
+    assert scope.run.coverage.unseen == {"net.1": "ran only inside of torch.func, where what it gives out is no batch"}
+
+
 class Refuses(nn.ReLU):
     """Lets nobody listen."""
 
@@ -252,7 +262,7 @@ def fail(*_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(
     "broken",
     [
-        "gradscope.model.forward._is_forward",
+        "gradscope.model.forward._is_backward",
         "gradscope.model.trace.Trace.enter",
         "gradscope.model.trace.Trace.leave",
         "gradscope.recorder.Recorder._see",
