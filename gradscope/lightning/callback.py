@@ -462,7 +462,7 @@ class GradScope(Resumable):
             self._sinks = self._open_sinks(trainer)
         self._sinks.tell(lambda sink: sink.record(record))
         if self._cadence.wants_diagnosis(self._fit.history.added, alarming):
-            self._write_verdicts(final=False)
+            self._judge()
 
     def _open_sinks(self, trainer: pl.Trainer) -> Sinks:
         sinks = sinks_of(trainer, self._fit.columns, self._parts, say)
@@ -515,11 +515,11 @@ class GradScope(Resumable):
         self._fit.keep_flights(self.findings)
         self._release()
         if trainer.is_global_zero and self._fit.history.records:
-            self._write_verdicts(final=True)
+            findings = self._judge(final=True)
             if self.summary:
                 from gradscope.terminal import print_report
 
-                print_report(self.run, self.findings)
+                print_report(self.run, findings)  # with what failed meanwhile
         self._sinks = None
 
     def _say_if_nothing_came(self) -> None:
@@ -541,7 +541,8 @@ class GradScope(Resumable):
         self._fit.detach()
         self._batch = None
 
-    def _write_verdicts(self, final: bool) -> None:
+    def _judge(self, final: bool = False) -> tuple[Finding, ...]:
+        """Judge the run, and tell all who go by it: those who monitor, the actions and the loggers."""
         run = self.run
         findings = diagnose(run)
         self._monitored.judge(findings)
@@ -553,6 +554,7 @@ class GradScope(Resumable):
         run = replace(run, flights=self._fit.flights)
         if self._sinks is not None:
             self._sinks.tell(lambda sink: sink.verdicts(run, findings, final))
+        return findings
 
     def _warn_of_gaps(self, recorder: Recorder) -> None:
         """Say once, after the first recorded batch, what the model or `layers` leave nothing to see of."""
