@@ -485,12 +485,12 @@ class GradScope(Resumable):
         if self._sinks is not None:  # a checkpoint must not know more than the log
             self._sinks.tell(lambda sink: sink.flush())
         cadence, known = self._cadence.state(), self._actions.known()
-        units, window = self._fit.units(), self._fit.window()
+        silence, window = self._fit.silence(), self._fit.window()
         if not self._is_inside:  # as where GradScope itself asks for a checkpoint
             self._fit.seconds += time.perf_counter() - start
         if not self._fit.history.added:
             return None
-        return Memory(self.run, cadence, known, units, window, self._fit.logs)
+        return Memory(self.run, cadence, known, silence, window, self._fit.logs)
 
     @_shielded
     def _begin(self, trainer: pl.Trainer) -> None:

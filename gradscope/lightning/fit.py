@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradscope.every_step import StepWatch, earliest_origin
 from gradscope.history import History
-from gradscope.lightning.resume import Memory, Units, records_of, restricted
+from gradscope.lightning.resume import Memory, Silence, records_of, restricted
 from gradscope.messages import say
 from gradscope.preflight import Preflight
 from gradscope.ranks.of_fit import RanksOfFit
@@ -47,7 +47,7 @@ class Fit:
         self._origin: Origin | None = None
         self._ledger = Ledger()
         self._flights: dict[str, Flight] = {}
-        self._units: Units = {}
+        self._silence: Silence = {}
         self._window: Flight | None = None
         self._covered: Coverage | None = None
         self._measured: Mapping[str, int] = {}
@@ -115,7 +115,7 @@ class Fit:
         self._measured = {**coverage.measured, **self.ranks.measured()}
         self.seconds += self.recorder.seconds
         self._origin = self._first_origin()
-        self._units = self.recorder.memory()
+        self._silence = self.recorder.memory()
         self.tell_watch(self._keep_window)
         self._ledger = self._counted()
         self._setup = self._setup_now()
@@ -193,11 +193,11 @@ class Fit:
 
     # How it goes on from another.
 
-    def units(self) -> Units:
+    def silence(self) -> Silence:
         """Return for how long units have been silent, as a checkpoint holds it."""
         if self.recorder is not None:
-            self._units = self.recorder.memory()
-        return self._units
+            self._silence = self.recorder.memory()
+        return self._silence
 
     def window(self) -> Flight | None:
         """Return the last steps, every one of them."""
@@ -215,7 +215,7 @@ class Fit:
         self._seconds_before = run.overhead.gradscope_seconds
         self._started -= run.overhead.fit_seconds
         self.logs, self._covered = memory.logs, run.coverage
-        recorder.remember(memory.units)
+        recorder.remember(memory.silence)
         known = {layer.name for layer in run.layers}
         self.ranks.remember([outlier for outlier in run.rank_outliers if outlier.layer in known])
         if self.preflight is not None:

@@ -25,8 +25,8 @@ from gradscope.rules.thinning import thinned
 FORMAT = 1
 """Of what `state_of` returns. It grows when a reader of the format before could not make sense of it."""
 
-Units = Mapping[str, Mapping[str, Tensor]]
-"""By probe and layer, what it remembers from one record to the next: float32[units]."""
+Silence = Mapping[str, Mapping[str, Tensor]]
+"""By probe and layer, for how many batches each unit has been silent: float32[units]."""
 
 _PARTS = ("record", "status", "cadence", "findings", "units", "window", "logs")
 
@@ -45,7 +45,7 @@ class Memory:
     """`Cadence.state`."""
     findings: Mapping[str, Severity] = field(default_factory=dict)
     """By code, the severity of each finding that something was done about."""
-    units: Units = field(default_factory=dict)
+    silence: Silence = field(default_factory=dict)
     window: Flight | None = None
     """The last steps, every one."""
     logs: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ def state_of(memory: Memory) -> dict[str, Any]:
         "status": json.loads(json.dumps(status_of(memory.run))),
         "cadence": dict(memory.cadence),
         "findings": {code: int(severity) for code, severity in memory.findings.items()},
-        "units": {probe: dict(by_layer) for probe, by_layer in memory.units.items()},
+        "units": {probe: dict(by_layer) for probe, by_layer in memory.silence.items()},
         "window": None if memory.window is None else flight_as_json(memory.window),
         "logs": list(memory.logs),
     }
@@ -99,7 +99,7 @@ def _memory(state: Mapping[str, Any]) -> Memory:
         run=run,
         cadence=cadence,
         findings={_text(code): Severity(severity) for code, severity in state.get("findings", {}).items()},
-        units={
+        silence={
             _text(probe): {_text(layer): _units(units) for layer, units in by_layer.items()}
             for probe, by_layer in state.get("units", {}).items()
         },

@@ -474,7 +474,7 @@ def test_of_a_hundred_layers_it_keeps_little_and_the_findings(tmp_path: Path) ->
     run = Run.from_records("fit", history.records, columns)
     units = {"LivenessProbe": {layer.name: torch.zeros(128) for layer in layers if layer.kind == "rectifier"}}
     path = tmp_path / "state"
-    torch.save(state_of(Memory(run, units=units)), path)
+    torch.save(state_of(Memory(run, silence=units)), path)
     assert path.stat().st_size < 1.2e6
     again = memory_of(torch.load(path, weights_only=True)).run
     assert len(run.steps) > 1000
