@@ -331,8 +331,9 @@ _ALL = (
         ),
         measured=(
             "‖Δw‖ / ‖w‖ of each weight layer across the optimizer's step, whatever the optimizer: at or above the mark "
-            "in five records in a row, while the loss rose well above that of the start; or in most records and in the "
-            "latest, while the loss has not come down after 100 steps."
+            "in five records in a row, while the loss rose well above that of the start, for some records or in the "
+            "mean behind such steps; or in most records and in the latest, while the loss has not come down after 100 "
+            "steps."
         ),
         thresholds=("update_ratio_high", "persistence", "minimum_records"),
         cures=(

@@ -24,13 +24,14 @@ WORSE = 1.5
 class Progress(NamedTuple):
     """The loss relative to that of the first records, at each record: float64[S], NaN where it is not known.
 
-    It is a median over the latest records, for one easy batch is no success and one hard batch no relapse. `small`
-    is where it is `SMALL` by itself, whatever it was at first.
+    `share` is a median over the latest records, for one easy batch is no success and one hard batch no relapse; `each`
+    is that of the record alone. `small` is where the median is `SMALL` by itself, whatever it was at first.
     """
 
     share: npt.NDArray[np.float64]
     learned: Mask
     small: Mask
+    each: npt.NDArray[np.float64]
 
     @property
     def known(self) -> bool:
@@ -59,12 +60,13 @@ def progress(run: Run) -> Progress:
     first = loss[np.isfinite(loss)][:window]
     nothing = np.full(len(loss), np.nan)
     if not len(first) or not min(first[0], np.median(first)) > 0:
-        return Progress(nothing, np.zeros(len(loss), dtype=bool), np.zeros(len(loss), dtype=bool))
+        nowhere = np.zeros(len(loss), dtype=bool)
+        return Progress(nothing, nowhere, nowhere, nothing)
     start = float(min(first[0], np.median(first)))  # a learning rate that is far too high shows in the second step
     known = _known(run)
     padded = np.concatenate([np.full(window - 1, known[0]), known])
     latest = np.median(sliding_window_view(padded, window), axis=1)
-    return Progress(latest / start, latest <= max(LEARNED * start, SMALL), latest <= SMALL)
+    return Progress(latest / start, latest <= max(LEARNED * start, SMALL), latest <= SMALL, known / start)
 
 
 def gets_nowhere(run: Run) -> bool:

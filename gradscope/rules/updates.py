@@ -8,6 +8,7 @@ import numpy.typing as npt
 from gradscope.records import SKIPPED, Finding, Run, Severity
 from gradscope.rules.persistence import (
     WEIGHT_LAYERS,
+    Mask,
     has_lasted,
     held,
     longest_streak,
@@ -17,7 +18,7 @@ from gradscope.rules.persistence import (
     span,
 )
 from gradscope.rules.prescriptions import learning_rate_factor
-from gradscope.rules.progress import gets_nowhere, progress
+from gradscope.rules.progress import WORSE, Progress, gets_nowhere, progress
 from gradscope.rules.signal import vanished
 from gradscope.wording import counted
 
@@ -41,9 +42,11 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
     """Find weights that each step overwrites.
 
     Condition: the update ratio ‖Δw‖/‖w‖ of a weight layer reaches `Thresholds.update_ratio_high` and stays above half
-    of it, five or more records in a row, and the loss shows it, for it was once well above that of the start and is not
-    down. Or it is so in half of the records and still in the latest, and the loss is not down. A layer that starts near
-    zero, as a new head or an adapter does, takes large steps in relation to its size for a while and does no harm.
+    of it, five or more records in a row, and the loss shows it: it was once well above that of the start, for some
+    records or in the mean behind such steps, and is not down. What throws a net to where it cannot learn shows in a
+    single record at times, for the head soon learns to ignore what is before it. Or it is so in half of the records
+    and still in the latest, and the loss is not down. A layer that starts near zero, as a new head or an adapter does,
+    takes large steps in relation to its size for a while and does no harm.
     """
     ratio = _ratios(run, *WEIGHT_LAYERS)
     high = run.thresholds.update_ratio_high
@@ -54,8 +57,8 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
     if went.has_learned:
         return
     if not went.got_worse:
-        often &= persistent(run, condition, ~np.isnan(ratio)) & condition[-STREAK:].all(axis=0)
-        often &= has_lasted(run, LASTING)
+        lasting = persistent(run, condition, ~np.isnan(ratio)) & condition[-STREAK:].all(axis=0)
+        often &= _raises_the_loss(went, condition) | (lasting & has_lasted(run, LASTING))
     layers = np.flatnonzero(often)
     if not len(layers):
         return
@@ -153,6 +156,13 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
         ),
         evidence={"slowest": slowest, "fastest": float(typical[fastest]), "threshold": run.thresholds.uneven_ratio},
     )
+
+
+def _raises_the_loss(went: Progress, condition: Mask) -> Mask:
+    """Say of which layers the large steps leave the loss well above the start, in the mean behind them: bool[L]."""
+    behind = condition[:-1]
+    mean = np.where(behind, went.each[1:, None], 0).sum(axis=0) / np.maximum(behind.sum(axis=0), 1)
+    return np.asarray(mean > WORSE, dtype=bool)
 
 
 def _ratios(run: Run, *kinds: str) -> Float64s:

@@ -60,6 +60,19 @@ def test_large_steps_that_are_none_or_do_no_harm(ratio: npt.ArrayLike, loss: npt
     assert diagnose(run_with(ratio, loss)) == ()
 
 
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [(2, []), (3, ["update_ratio_high"]), (7, ["update_ratio_high"]), (8, []), (20, [])],
+    ids=["before them", "behind the first", "behind the last", "later", "long after"],
+)
+def test_one_bad_loss_is_the_fault_of_large_steps_where_it_comes_behind_one(record: int, found: list[str]) -> None:
+    loss = FLAT.copy()
+    loss[record] = 20
+    assert codes(run_with(streak(5), loss)) == found
+    loss[record] = 2.3 * 3.4  # 1.48 times the start in the mean of five records
+    assert codes(run_with(streak(5), loss)) == []
+
+
 def test_losses_that_are_missing_at_first_do_not_count_as_worse() -> None:
     loss = np.geomspace(2.3, 1.5, 40)
     loss[:3] = math.nan
