@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from gradscope import Finding, Flight, Layer, Run, Severity, Thresholds, diagnose
-from gradscope.records import Origin
+from gradscope.records import InitialWeights, Origin, Setup
 from tests.hand_written_runs import COLUMNS, empty_run, run_of, sound_run
 
 NONE = math.nan
@@ -465,6 +465,29 @@ def test_a_single_selu_that_starts_outside_is_not_said_to_have_left() -> None:
         "It started near them and left"
         in only(activation_run("self_normalizing", "SELU", {"act_mean": 0.0, "act_var": variance})).message
     )
+
+
+@pytest.mark.parametrize(
+    ("setup", "severity"),
+    [
+        (Setup(selu_weights=(InitialWeights("fc1", 0.0, 2.0, 4096, 64),)), Severity.WARNING),
+        (Setup(plain_dropouts={"drop1": 0.5}), Severity.WARNING),
+        (Setup(selu_weights=(InitialWeights("fc1", 0.0, 1.4, 4096, 64),)), Severity.INFO),
+        (Setup(), Severity.INFO),
+    ],
+    ids=["weights", "dropout", "weights that are a little off", "nothing known"],
+)
+def test_a_single_selu_outside_is_no_draw_where_the_conditions_are_known_to_fail(
+    setup: Setup, severity: Severity
+) -> None:
+    run = activation_run("self_normalizing", "SELU", {"act_mean": 0.0, "act_var": [1.0, 2.5, 1.0]})
+    drift = {f.code: f for f in diagnose(replace(run, setup=setup))}["selu_drift"]
+    assert (drift.severity, drift.layers) == (severity, ("act1",))
+    later = np.ones((40, 3))
+    later[1:, 1] = 2.5
+    run = activation_run("self_normalizing", "SELU", {"act_mean": 0.0, "act_var": later})
+    drift = {f.code: f for f in diagnose(replace(run, setup=setup))}["selu_drift"]
+    assert drift.severity is Severity.INFO  # it began where correct weights begin
 
 
 @pytest.mark.parametrize("kind", ["smooth", "rectifier", "saturating"])
