@@ -72,7 +72,8 @@ _ALL = (
             "quarter. It is the L2 norm of the gradient of the layer, unscaled and before clipping, divided by √(1 + "
             "mean of x²) of its input x, for ∂L/∂W = δ x^T. It is a ratio within one step, so that "
             "small gradients at a small loss do not count. It has to be so in most records and in the latest, from the "
-            "first layer on. It is a remark of a net whose loss has come down, and where it was not so at first."
+            "first layer on. It is a remark where it was not so at first, and of a net whose loss has come down, which "
+            "one that was small from the start has not."
         ),
         thresholds=("vanishing_ratio", "persistence", "minimum_records"),
         cures=(

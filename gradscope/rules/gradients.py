@@ -28,7 +28,9 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
     shrinks geometrically with depth (Hochreiter 1991; Bengio, Simard and Frasconi 1994). AutoTrainer (Zhang et al.,
     ICSE 2021) sets the mark at 1e-3. Layers with no gradient at all are another disease, unless they stand in front of
     such a decay: then the gradient has underflowed. It is a remark of a net whose loss has come down, and where the
-    signal was sound at first: what has happened to it since is the disease then.
+    signal was sound at first: what has happened to it since is the disease then. A loss that is small from the start is
+    none that has come down: a net that is resumed after it has learned has a signal in all of its layers, while targets
+    of a small scale make a small loss of a net that learns nothing.
     """
     signal = relative_signal(run)
     layers = np.flatnonzero(vanished(run))
@@ -42,7 +44,7 @@ def vanishing_gradient(run: Run) -> Iterator[Finding]:
     from_start = bool((at_first < DISTANCE * run.thresholds.vanishing_ratio).any())
     yield Finding(
         code="vanishing_gradient",
-        severity=_severity(run) if from_start else Severity.INFO,
+        severity=_severity(run, progress(run).has_fallen) if from_start else Severity.INFO,
         layers=names(run, worst),
         first_step=first,
         last_step=last,
@@ -231,7 +233,9 @@ def _exploding(
     evidence: dict[str, float],
 ) -> Finding:
     evidence = {**evidence, "threshold": run.thresholds.exploding_ratio}
-    return Finding("exploding_gradient", _severity(run), layers, *steps, message, hint, evidence)
+    return Finding(
+        "exploding_gradient", _severity(run, progress(run).has_learned), layers, *steps, message, hint, evidence
+    )
 
 
 def _smaller_weights(run: Run) -> str:
@@ -244,9 +248,8 @@ def _smaller_weights(run: Run) -> str:
     return f"{first}, or add normalization layers; until then clip: {clip_at(run, 1.0)}."
 
 
-def _severity(run: Run) -> Severity:
-    learned = progress(run).has_learned and not is_inflated(run)
-    return Severity.INFO if learned else Severity.CRITICAL
+def _severity(run: Run, learned: bool) -> Severity:
+    return Severity.INFO if learned and not is_inflated(run) else Severity.CRITICAL
 
 
 def _largest(run: Run, record: int) -> list[int]:

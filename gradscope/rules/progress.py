@@ -44,6 +44,11 @@ class Progress(NamedTuple):
         return bool(self.learned[-1]) if len(self.learned) else False
 
     @property
+    def has_fallen(self) -> bool:
+        """Whether the loss has come down from where it began, however small it was there."""
+        return bool(self.share[-1] <= LEARNED) if len(self.share) else False
+
+    @property
     def got_worse(self) -> bool:
         """Whether the loss was ever well above that of the start."""
         return bool((self.share > WORSE).any())

@@ -129,8 +129,15 @@ def test_a_signal_is_back_once_it_is_threefold_within_the_mark(beyond: float, ba
 
 def test_near_zero_any_loss_is_sensitive_to_the_weights() -> None:
     resumed = {"loss": np.full(40, 5e-3), "total_norm": np.full(40, 0.1)}
-    run = mlp_run([1e-6, 1e-4, 1e-2, 0.1, 1.0], metrics={"weight_norm": 30.0}, globals=resumed)
-    assert only(run).severity is Severity.INFO
+    run = mlp_run([1e6, 1e4, 1e2, 1.0, 1.0], metrics={"weight_norm": 30.0}, globals=resumed)
+    assert (only(run).code, only(run).severity) == ("exploding_gradient", Severity.INFO)
+
+
+def test_a_loss_that_is_small_from_the_start_excuses_no_lost_signal_and_one_that_falls_does() -> None:
+    small, falling = np.full(40, 5e-3), np.geomspace(5e-3, 1e-3, 40)
+    lost = [1e-6, 1e-4, 1e-2, 0.1, 1.0]
+    assert only(mlp_run(lost, globals={"loss": small})).severity is Severity.CRITICAL
+    assert only(mlp_run(lost, globals={"loss": falling})).severity is Severity.INFO
 
 
 @pytest.mark.parametrize(
