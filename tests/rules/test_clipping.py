@@ -1,5 +1,8 @@
 """Clipping: when it is a safety net, and when it decides how far a step goes."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -61,3 +64,34 @@ def test_steps_that_are_as_large_as_usual_are_not_held_against_clipping() -> Non
     for ratio, found in ((0.9e-3, ["clipping_dominates"]), (1.1e-3, [])):
         metrics = {**run.metrics, "update_ratio": np.full((40, 1), ratio, dtype=np.float32)}
         assert [f.code for f in diagnose(run_of("adam", LAYERS, metrics, globals=run.globals))] == found
+
+
+@pytest.mark.parametrize(
+    ("ratios", "sick"),
+    [
+        ((2e-4, 4e-3), True),
+        ((3e-4, 4e-3), False),
+        ((0.0, 4e-3), True),
+        ((0.0, 4e-3, 4e-3), False),
+        ((2e-4, math.inf), True),
+        ((math.inf, math.inf), True),
+    ],
+    ids=["between", "above", "one stands still", "one of three", "one from zero", "all from zero"],
+)
+def test_the_typical_step_of_layers_at_different_paces_is_found_in_powers_of_ten(
+    ratios: tuple[float, ...], sick: bool
+) -> None:
+    run = clipped_run(0.1)
+    layers = tuple(Layer(f"fc{i}", "Linear", "linear") for i in range(len(ratios)))
+    metrics = {"grad_norm": np.ones((40, len(ratios))), "update_ratio": np.broadcast_to(ratios, (40, len(ratios)))}
+    assert ("clipping_dominates" in [f.code for f in diagnose(replace(run, layers=layers, metrics=metrics))]) is sick
+
+
+def test_layers_without_a_gradient_say_nothing_of_the_size_of_steps() -> None:
+    layers = tuple(Layer(f"fc{i}", "Linear", "linear") for i in range(3))
+    for frozen, found in ((0.0, []), (1.0, ["clipping_dominates"])):
+        metrics = {
+            "grad_norm": np.broadcast_to([frozen, frozen, 1.0], (40, 3)),
+            "update_ratio": np.broadcast_to([1e-5, 1e-5, 4e-3], (40, 3)),
+        }
+        assert [f.code for f in diagnose(replace(clipped_run(0.1), layers=layers, metrics=metrics))] == found
