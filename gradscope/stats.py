@@ -31,8 +31,8 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
 
     Of thousands of elements that are all but equal it is below 1e-5, for there rounding adds up. The tensors may
     differ in shape, dtype (complex too), layout (sparse COO too) and device; the result is on the first one's. An empty
-    tensor has norm 0; an empty sequence gives float32[0] on the CPU. NaN and infinity survive; a norm above 3.4e38 is
-    inf.
+    tensor has norm 0; an empty sequence gives float32[0] on the CPU. NaN and infinity survive; a norm above 1.8e19 is
+    inf, for its square is none that float32 holds.
     """
     if not tensors:
         return torch.zeros(0, dtype=torch.float32, device="cpu")
