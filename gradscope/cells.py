@@ -1,12 +1,9 @@
 """What a cell of a run holds: a number, nothing at all, or something that was measured and is no number."""
 
 import numpy as np
-import numpy.typing as npt
 
 from gradscope.activations import RECTIFIER, SATURATING
-from gradscope.records import SKIPPED, TOTAL_NORM_CLIPPED, Floats, NonFinite, Run
-
-Mask = npt.NDArray[np.bool_]
+from gradscope.records import SKIPPED, TOTAL_NORM_CLIPPED, Floats, Mask, NonFinite, Run
 
 _FLAGS = {
     "grad_norm": NonFinite.GRADIENT,

@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.cells import measured_cells
-from gradscope.records import Metric, NonFinite, Run
+from gradscope.records import Float64s, Metric, NonFinite, Run
 
-Values = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
@@ -58,7 +57,7 @@ class Bands(NamedTuple):
 class Measured(NamedTuple):
     """What is drawn of a metric: `cells` float64[S, n] of the n layers that have it, as `cells_of` gives them."""
 
-    cells: Values
+    cells: Float64s
     names: tuple[str, ...]
     steps: npt.NDArray[np.int64]
     scale: Scale
@@ -84,7 +83,7 @@ def bands_of(layers: int, most: int) -> Bands:
     return Bands(edges[:-1], edges[1:])
 
 
-def gathered(measured: Measured, bands: Bands, width: int) -> Values:
+def gathered(measured: Measured, bands: Bands, width: int) -> Float64s:
     """Return float64[bands, width]: each record from its step up to the next one's, the worst where several share one.
 
     For norms, ratios and values that is the one farthest from the median, for fractions and flags the largest.
@@ -93,7 +92,7 @@ def gathered(measured: Measured, bands: Bands, width: int) -> Values:
     return np.transpose(_worst(by_band, *_records_of_columns(measured.steps, width), 0, measured.centre))
 
 
-def cells_of(run: Run, column: Metric) -> Values:
+def cells_of(run: Run, column: Metric) -> Float64s:
     """Return what is coloured, float64[S, L]: +inf where not finite, -inf for an exact zero on a logarithmic scale."""
     values = measured_cells(run, column.name).astype(np.float64)
     if not is_logarithmic(column):
@@ -107,7 +106,7 @@ def is_logarithmic(column: Metric) -> bool:
     return column.unit in ("L2 norm", "ratio")
 
 
-def _scale(column: Metric, cells: Values) -> Scale:
+def _scale(column: Metric, cells: Float64s) -> Scale:
     finite = cells[np.isfinite(cells)]
     logarithmic = is_logarithmic(column)
     if column.unit in ("fraction", "flags") or finite.size == 0:
@@ -137,7 +136,7 @@ def end_of(steps: npt.NDArray[np.int64]) -> int:
     return int(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
 
 
-def _worst(cells: Values, starts: Indices, stops: Indices, axis: int, centre: float) -> Values:
+def _worst(cells: Float64s, starts: Indices, stops: Indices, axis: int, centre: float) -> Float64s:
     """Reduce each slice [start, stop) along `axis` to its element farthest from `centre`; NaN only if all are."""
     slices = np.stack([starts, np.minimum(stops, cells.shape[axis])], axis=1).ravel()
     padding = [(0, 1) if i == axis else (0, 0) for i in range(cells.ndim)]  # `reduceat` takes no end as an index
@@ -146,18 +145,18 @@ def _worst(cells: Values, starts: Indices, stops: Indices, axis: int, centre: fl
     every_second[axis] = slice(None, None, 2)
     high = np.fmax.reduceat(padded, slices, axis=axis)[tuple(every_second)]
     low = np.fmin.reduceat(padded, slices, axis=axis)[tuple(every_second)]
-    worst: Values = np.where(high - centre >= centre - low, high, low)
+    worst: Float64s = np.where(high - centre >= centre - low, high, low)
     return worst
 
 
-def _centre(column: Metric, cells: Values) -> float:
+def _centre(column: Metric, cells: Float64s) -> float:
     finite = cells[np.isfinite(cells)]
     if column.unit in ("fraction", "flags") or finite.size == 0:
         return -1e300
     return float(np.median(finite))
 
 
-def colours_of(grid: Values, scale: Scale) -> Pixels:
+def colours_of(grid: Float64s, scale: Scale) -> Pixels:
     """Return uint8[..., 3] for values on `scale`."""
     with np.errstate(invalid="ignore"):
         position = np.clip((grid - scale.low) / (scale.high - scale.low), 0, 1) * (len(_VIRIDIS) - 1)

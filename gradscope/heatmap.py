@@ -15,7 +15,6 @@ from gradscope.grid import (
     NOT_MEASURED,
     Measured,
     Scale,
-    Values,
     bands_of,
     colours_of,
     end_of,
@@ -23,7 +22,7 @@ from gradscope.grid import (
     is_logarithmic,
     measured_of,
 )
-from gradscope.records import Metric, Run
+from gradscope.records import Float64s, Metric, Run
 from gradscope.wording import counted
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def _number(position: float, scale: Scale) -> str:
     return f"1e{round(position)}"
 
 
-def _legend(grid: Values) -> list[tuple[Colour, str]]:
+def _legend(grid: Float64s) -> list[tuple[Colour, str]]:
     """Return the special colours that occur in `grid`, and what they mean."""
     meanings = [
         (NON_FINITE, "NaN or infinite", np.isposinf(grid)),

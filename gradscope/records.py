@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import pandas
 
 Floats = npt.NDArray[np.float32]
+"""What is measured, and logged."""
+
+Float64s = npt.NDArray[np.float64]
+"""What is computed with it."""
+
+Mask = npt.NDArray[np.bool_]
 
 LOSS = "loss"
 TOTAL_NORM = "total_norm"

@@ -1,6 +1,6 @@
 """How numbers and names are put into words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -11,6 +11,11 @@ def counted(number: int, noun: str) -> str:
 def brief(number: float) -> str:
     """Return a number of at least 0 with two digits or more, as ``"0.79"``, ``"4.8"``, ``"1,235"``."""
     return f"{number:,.0f}" if number >= 9.95 else f"{number:.2g}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return ``"a, b, c"``, of more than three ``"a, b, c and others"``."""
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
 
 
 def one_line(text: str) -> str:

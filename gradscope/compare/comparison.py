@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.cells import measured_cells
-from gradscope.records import Layer, Run
-from gradscope.rules.persistence import Mask, median
+from gradscope.records import Float64s, Layer, Mask, Run
+from gradscope.rules.persistence import median
 
-Doubles = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
 
 SPREADS = 4.0
@@ -133,10 +132,10 @@ class _Distance(NamedTuple):
     """One metric over the common layers: all float64[S, L]."""
 
     metric: str
-    values: Doubles
-    bounds: Doubles
+    values: Float64s
+    bounds: Float64s
     """The largest or smallest value that the baseline had about then: the one nearer to the value."""
-    tolerances: Doubles
+    tolerances: Float64s
     """How far the value is beyond it, in tolerances: above 1 or below -1 it is too far; NaN is not comparable."""
 
 
@@ -176,7 +175,7 @@ def _distance(run: Run, baseline: Run, common: list[str], within: Mask, metric: 
     return _Distance(metric, values, back, beyond / np.fmax(scale.least, SPREADS * _spread(reference)))
 
 
-def _spread(values: Doubles) -> Doubles:
+def _spread(values: Float64s) -> Float64s:
     """Return by how much `values`, float64[T, L], scatter from record to record: float64[L], as a σ.
 
     From the jumps between two records: what a run has of a slow trend is no scatter.
@@ -184,19 +183,19 @@ def _spread(values: Doubles) -> Doubles:
     return _MAD_TO_SIGMA * median(np.abs(np.diff(values, axis=0))) / math.sqrt(2)
 
 
-def _cells(run: Run, metric: str, names: list[str]) -> Doubles:
+def _cells(run: Run, metric: str, names: list[str]) -> Float64s:
     row = {layer.name: i for i, layer in enumerate(run.layers)}
     return measured_cells(run, metric)[:, [row[name] for name in names]].astype(np.float64)
 
 
-def _scaled(values: Doubles, scale: Scale) -> Doubles:
+def _scaled(values: Float64s, scale: Scale) -> Float64s:
     if not scale.decades:
         return np.array(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.array(np.log10(values))  # of nothing it is -inf: away from any number
 
 
-def _envelope(at: Steps, steps: Steps, values: Doubles) -> tuple[Doubles, Doubles]:
+def _envelope(at: Steps, steps: Steps, values: Float64s) -> tuple[Float64s, Float64s]:
     """Return the least and the largest of `values`, float64[T, L] at `steps`, about each step of `at`."""
     # One record more on either side: what lies between two records of the baseline is between their values.
     first = np.maximum(np.searchsorted(steps, at / PACE, side="right") - 1, 0)
@@ -204,7 +203,7 @@ def _envelope(at: Steps, steps: Steps, values: Doubles) -> tuple[Doubles, Double
     return _over_ranges(np.fmin, values, first, last), _over_ranges(np.fmax, values, first, last)
 
 
-def _over_ranges(extreme: np.ufunc, values: Doubles, first: Steps, last: Steps) -> Doubles:
+def _over_ranges(extreme: np.ufunc, values: Float64s, first: Steps, last: Steps) -> Float64s:
     """Return `extreme` over the rows first to last of `values`: two powers of two that overlap cover any range."""
     level = np.log2(last - first + 1).astype(np.int64)
     result = np.empty((len(first), values.shape[1]))
@@ -215,7 +214,7 @@ def _over_ranges(extreme: np.ufunc, values: Doubles, first: Steps, last: Steps) 
     return result
 
 
-def _first_lasting(distances: Doubles) -> int:
+def _first_lasting(distances: Float64s) -> int:
     """Return the index from which a layer, float64[S], is out of bounds for long enough, or `NEVER`."""
     rows = np.flatnonzero(~np.isnan(distances))
     measured = distances[rows]

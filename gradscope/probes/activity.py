@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from gradscope import stats
 from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, Activation
-from gradscope.probes.layout import Float64s, Layout
+from gradscope.probes.layout import Layout
 from gradscope.probes.probe import NONFINITE, Measured, Merging, Pending, Probe, flagged, sum_by_layer
-from gradscope.records import Floats, Metric, NonFinite
+from gradscope.records import Float64s, Floats, Mask, Metric, NonFinite
 from gradscope.thresholds import Thresholds
-
-Mask = npt.NDArray[np.bool_]
-
 
 SAMPLE = 2**12
 """Elements of an output from which moments and fractions are estimated: 16 kB. Were they independent, the standard

@@ -13,7 +13,7 @@ from gradscope import stats
 from gradscope.model.moment import Moment, Parameters
 from gradscope.model.nesterov import Momenta
 from gradscope.model.sharding import PARTIAL
-from gradscope.probes.layout import Float64s, Layout
+from gradscope.probes.layout import Layout
 from gradscope.probes.probe import (
     NONFINITE,
     Measured,
@@ -30,6 +30,7 @@ from gradscope.records import (
     SKIPPED,
     TOTAL_NORM,
     TOTAL_NORM_CLIPPED,
+    Float64s,
     Floats,
     Metric,
     NonFinite,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Float64s = npt.NDArray[np.float64]
+from gradscope.records import Float64s
 
 EXACT_BITS = 52
 """Bits of a float64 in which sums of integers are exact."""

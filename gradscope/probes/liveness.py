@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from gradscope import stats
 from gradscope.activations import RECTIFIER, Activation
 from gradscope.model.sharding import unit_slice
-from gradscope.probes.layout import Float64s, Layout, pack, unpack, words
+from gradscope.probes.layout import Layout, pack, unpack, words
 from gradscope.probes.probe import Measured, Merging, Pending, Probe
-from gradscope.records import Metric
+from gradscope.records import Float64s, Metric
 from gradscope.thresholds import Thresholds
 
 FRACTIONS = DEAD, DYING, REVIVED = "dead_fraction", "dying_fraction", "revived_fraction"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gradscope.activations import Activation
 from gradscope.model.moment import Moment
-from gradscope.probes.layout import Float64s, Layout
-from gradscope.records import Floats, Metric, NonFinite
+from gradscope.probes.layout import Layout
+from gradscope.records import Float64s, Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 
 NONFINITE = Metric("nonfinite", "non-finite values", "flags")

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradscope import stats
 from gradscope.model.moment import Moment, Parameters
 from gradscope.model.sharding import local
-from gradscope.probes.layout import Float64s, Layout
+from gradscope.probes.layout import Layout
 from gradscope.probes.probe import (
     NONFINITE,
     Measured,
@@ -22,7 +22,7 @@ from gradscope.probes.probe import (
     joined,
     sum_by_layer,
 )
-from gradscope.records import Floats, Metric, NonFinite
+from gradscope.records import Float64s, Floats, Metric, NonFinite
 from gradscope.thresholds import Thresholds
 
 WEIGHT_NORM = Metric("weight_norm", "weight norm", "L2 norm")

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from gradscope.model.layers import LayerTable
 from gradscope.model.sharding import GRADIENTS
-from gradscope.probes.layout import Float64s, Layout
+from gradscope.probes.layout import Layout
 from gradscope.probes.probe import Measured, Merging, Probe
 from gradscope.ranks.group import Group
 from gradscope.ranks.outliers import Outliers
 from gradscope.ranks.words import Facts, Inventory, Seen, Word, together
-from gradscope.records import LOSS, NONFINITE_LOSS, Floats, Layer, RankOutlier
+from gradscope.records import LOSS, NONFINITE_LOSS, Float64s, Floats, Layer, RankOutlier
 
 HEAD = 4
 """Numbers before those of the probes: ranks with news, ranks where something failed, the sum of losses, how many."""

@@ -1,14 +1,12 @@
 """The gradient over depth in one line: vanishing is a slope."""
 
-import math
-import warnings
-
 import numpy as np
 from rich.text import Text
 
 from gradscope.records import Run
 from gradscope.report.page import Page
 from gradscope.report.sparkline import sparkline
+from gradscope.rules.persistence import median
 
 LONGEST = 32
 
@@ -18,14 +16,12 @@ def depth_profile(page: Page, run: Run) -> Text | None:
 
     None where fewer than two layers have it.
     """
-    values = run.metric("grad_norm")
-    values = values[:, ~np.isnan(values).all(axis=0)].astype(np.float64) if len(run.steps) else values[:0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a layer whose every number is infinite
-        medians = np.nanmedian(np.where(np.isfinite(values), values, math.nan), axis=0) if values.size else values[:0]
-    if medians.size < 2 or np.isnan(medians).all():
-        return None
+    norms = run.metric("grad_norm")
+    norms = norms[:, ~np.isnan(norms).all(axis=0)]
+    medians = median(np.where(np.isfinite(norms), norms, np.nan))
     known = medians[np.isfinite(medians)]
+    if len(medians) < 2 or not len(known):
+        return None
     line = sparkline(medians, min(LONGEST, page.width // 3), page.glyphs.ramp)
     ends = f"{known[0]:.2e} {page.glyphs.arrow} {known[-1]:.2e}  "
     return Text.assemble(("gradient over depth ", "dim"), ends, (line, "cyan"))

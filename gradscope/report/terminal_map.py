@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.style import Style
 from rich.text import Text
 
-from gradscope.grid import Measured, Scale, Values, bands_of, colours_of, gathered, measured_of
-from gradscope.records import Metric, Run
+from gradscope.grid import Measured, Scale, bands_of, colours_of, gathered, measured_of
+from gradscope.records import Float64s, Metric, Run
 from gradscope.report.page import SHORTEST_NAME, Page
 from gradscope.report.sparkline import Ramp
 from gradscope.wording import counted
@@ -52,7 +52,7 @@ def _heading(measured: Measured, title: str, lines: int) -> Text:
     return Text.assemble((f"{title}{how}", "bold"), (f", from input to loss{shared}", "dim"))
 
 
-def _line(page: Page, row: Values, scale: Scale, coloured: bool) -> Text:
+def _line(page: Page, row: Float64s, scale: Scale, coloured: bool) -> Text:
     if not coloured:
         return Text("".join(_character(value, scale, page.glyphs.ramp) for value in row))
     text = Text()
@@ -85,7 +85,7 @@ def _steps_below(measured: Measured, width: int) -> str:
     return first + last.rjust(width - len(first)) if len(first) + len(last) < width else first
 
 
-def _legend(page: Page, grid: Values, scale: Scale, coloured: bool) -> Text:
+def _legend(page: Page, grid: Float64s, scale: Scale, coloured: bool) -> Text:
     low, high = (_written(value, scale) for value in (scale.low, scale.high))
     ramp = page.glyphs.ramp
     bar = Text(ramp.levels)

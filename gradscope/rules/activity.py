@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradscope.activations import RECTIFIER
-from gradscope.records import Finding, Run, Severity
-from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, has_lasted, median, names, persistent, span
+from gradscope.records import Finding, Mask, Run, Severity
+from gradscope.rules.persistence import WEIGHT_LAYERS, has_lasted, median, names, persistent, span
 from gradscope.rules.progress import progress
 from gradscope.rules.signal import is_inflated, spoiled
 from gradscope.wording import counted

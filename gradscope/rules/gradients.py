@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradscope.activations import RECTIFIER, SATURATING
-from gradscope.records import TOTAL_NORM, Finding, Layer, Run, Severity
-from gradscope.rules.persistence import Mask, median, names, persistent, span
+from gradscope.records import TOTAL_NORM, Finding, Layer, Mask, Run, Severity
+from gradscope.rules.persistence import median, names, persistent, span
 from gradscope.rules.prescriptions import clip_at, clip_value
 from gradscope.rules.progress import progress
 from gradscope.rules.signal import DISTANCE, died_young, exploded, is_inflated, relative_signal, vanished, weights_norm
-from gradscope.wording import counted
+from gradscope.wording import counted, listed
 
 CHANGE = 1e-6
 """Relative change of a norm that is more than rounding."""
@@ -120,7 +120,6 @@ def no_gradient(run: Run) -> Iterator[Finding]:
     if not len(layers):
         return
     first, last = span(run, missing == 1, layers)
-    shown = ", ".join(names(run, layers[:3])) + (" and others" if len(layers) > 3 else "")
     yield Finding(
         code="no_gradient",
         severity=Severity.WARNING,
@@ -128,7 +127,7 @@ def no_gradient(run: Run) -> Iterator[Finding]:
         first_step=first,
         last_step=last,
         message=(
-            f"{shown}: trainable and in an optimizer, but never got a gradient in "
+            f"{listed(names(run, layers))}: trainable and in an optimizer, but never got a gradient in "
             f"{counted(int(measured[:, layers[0]].sum()), 'record')}. Usual cause: it is not used in the forward, or "
             "a detach(), a no_grad() block or an argmax stands between it and the loss."
         ),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.records import NONFINITE_LOSS, SKIPPED, Finding, NonFinite, Origin, Run, Severity
-from gradscope.rules.persistence import Mask, names
+from gradscope.records import NONFINITE_LOSS, SKIPPED, Finding, Mask, NonFinite, Origin, Run, Severity
+from gradscope.rules.persistence import names
 
 SEEN_IN = (
     (NonFinite.OUTPUT, "the output", "in the forward pass"),

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.records import Run
-
-Mask = npt.NDArray[np.bool_]
+from gradscope.records import Mask, Run
 
 WEIGHT_LAYERS = ("linear", "convolution", "recurrent", "attention")
 """Kinds of layers whose gradient norms compare over depth. Embeddings see few rows a batch, normalization layers hold

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from gradscope.records import LOSS, NONFINITE_LOSS, Run
-from gradscope.rules.persistence import Mask, has_lasted
+from gradscope.records import LOSS, NONFINITE_LOSS, Mask, Run
+from gradscope.rules.persistence import has_lasted
 
 LEARNED = 0.4
 """Share of the starting loss from which on a net has learned: at least 60 % of all that any cure could have taken away

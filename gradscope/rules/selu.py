@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.activations import SELF_NORMALIZING
-from gradscope.records import Finding, Floats, Run, Severity
-from gradscope.rules.persistence import Mask, names, persistent, span
+from gradscope.records import Finding, Floats, Mask, Run, Severity
+from gradscope.rules.persistence import names, persistent, span
 from gradscope.rules.setup import selu_misconfigured
 from gradscope.rules.signal import exploded, vanished
 from gradscope.wording import counted

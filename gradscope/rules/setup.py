@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gradscope.records import Finding, InitialWeights, OutputActivation, Run, Setup, Severity
-from gradscope.wording import counted
+from gradscope.wording import counted, listed
 
 GROSS = 1.25**2
 """The factor on τ from which weights cannot carry a SELU net: the standard deviation is off by a quarter.
@@ -130,7 +130,7 @@ def in_no_optimizer(run: Run) -> Iterator[Finding]:
         run,
         "no_gradient",
         layers,
-        f"{_listed(layers)}: trainable parameters there are part of the loss, but in no optimizer, so that the "
+        f"{listed(layers)}: trainable parameters there are part of the loss, but in no optimizer, so that the "
         "gradient is computed and never used.",
         "If it is to learn, give its parameters to the optimizer; if not, say so, which saves time and memory: "
         "requires_grad_(False).",
@@ -153,7 +153,7 @@ def never_called(run: Run) -> Iterator[Finding]:
         run,
         "no_gradient",
         layers,
-        f"{_listed(layers)}: trainable, but not called in the first forward, and without a gradient since.",
+        f"{listed(layers)}: trainable, but not called in the first forward, and without a gradient since.",
         "Call it in the forward or take it out of the model. If it is not meant to train, say so: "
         "requires_grad_(False).",
         {"layers": float(len(layers))},
@@ -273,10 +273,6 @@ def _known_as(w: InitialWeights) -> str:
 
 def _and_others(others: int, what: str = "layer") -> str:
     return f", and likewise {counted(others, f'other {what}')}" if others else ""
-
-
-def _listed(layers: tuple[str, ...]) -> str:
-    return ", ".join(layers[:3]) + (" and others" if len(layers) > 3 else "")
 
 
 def _flattened(output: OutputActivation) -> str:

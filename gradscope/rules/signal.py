@@ -6,11 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradscope.activations import RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH
-from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Run
-from gradscope.rules.persistence import WEIGHT_LAYERS, Mask, held, median, persistent
+from gradscope.records import LOSS, NONFINITE_LOSS, SKIPPED, TOTAL_NORM, Float64s, Mask, Run
+from gradscope.rules.persistence import WEIGHT_LAYERS, held, median, persistent
 from gradscope.rules.progress import SMALL
-
-Float64s = npt.NDArray[np.float64]
 
 ACTIVATIONS = (RECTIFIER, SATURATING, SELF_NORMALIZING, SMOOTH)
 

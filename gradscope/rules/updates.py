@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from gradscope.records import SKIPPED, Finding, Run, Severity
+from gradscope.records import SKIPPED, Finding, Float64s, Mask, Run, Severity
 from gradscope.rules.persistence import (
     WEIGHT_LAYERS,
-    Mask,
     has_lasted,
     held,
     longest_streak,
@@ -21,8 +19,6 @@ from gradscope.rules.prescriptions import learning_rate_factor
 from gradscope.rules.progress import WORSE, Progress, gets_nowhere, progress
 from gradscope.rules.signal import vanished
 from gradscope.wording import counted
-
-Float64s = npt.NDArray[np.float64]
 
 EMBEDDING = "embedding"
 """A kind whose weights move at a pace that compares, over a run; in a single step only few of its rows do."""

@@ -10,7 +10,7 @@ import pytest
 
 from gradscope import grid
 from gradscope.dashboard import content
-from gradscope.records import Floats, Metric
+from gradscope.records import Float64s, Floats, Metric
 from tests.dashboard.modules import Module, floats
 from tests.hand_written_runs import COLUMNS
 
@@ -144,7 +144,7 @@ def test_layers_lie_one_after_another(scale: Module) -> None:
     assert work(scale, drawn, METRICS["zero_fraction"], cells) == [0, 2, 4, 1, 3, 5]
 
 
-def python_cells(metric: Metric, cells: Floats) -> grid.Values:
+def python_cells(metric: Metric, cells: Floats) -> Float64s:
     """Return what the logged picture draws of `cells`."""
     values = np.where(np.isinf(cells), np.inf, cells).astype(np.float64)
     with np.errstate(divide="ignore"):
