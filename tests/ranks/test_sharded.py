@@ -137,7 +137,7 @@ def test_a_nan_is_found_without_reading_weights_that_are_gone(case: str, fit: Fi
             "step": 7,
             "module": "",
             "direction": "forward",
-            "operation": "mseloss",
+            "operation": "mul",
             "rank": 0,
         }
 
