@@ -33,9 +33,12 @@ def steps(first: int, last: int, between: str = " to ") -> str:
     return f"step {first}" if first == last else f"steps {first}{between}{last}"
 
 
-def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return ``did you mean …?`` with the nearest of what is `known`, or what to say `otherwise`."""
+def suggestion(name: str, known: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
+    """Return ``did you mean …?`` with the nearest of what is `known`, or what to say `otherwise`.
+
+    `cutoff` is how alike they have to be, from 0 for anything to 1 for the same.
+    """
     import difflib  # where something was misspelt, and nowhere else
 
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {nearest[0]}?" if nearest else otherwise

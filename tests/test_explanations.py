@@ -150,6 +150,7 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("dead-relus", "did you mean dead_relu?"),
         ("Vanishing", "did you mean vanishing_gradient?"),
+        ("selu", "did you mean selu_drift?"),
         ("zzz\n\x1b[31m", "`gradscope explain` lists them"),
     ],
 )

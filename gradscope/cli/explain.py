@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _unknown_code(code: str, known: list[str]) -> str:
-    advice = suggestion(code.lower().replace("-", "_"), known, "`gradscope explain` lists them")
+    advice = suggestion(code.lower().replace("-", "_"), known, "`gradscope explain` lists them", 0.4)
     return f"`CODE` must be the code of a finding, got {code!r}; {advice}"
 
 
