@@ -178,8 +178,8 @@ _ALL = (
         ),
         measured=(
             "Mean and variance of the outputs of each SELU, over a batch. A warning if before the first update most of "
-            "the SELU layers are well outside, or the first that stays outside where weights or dropout are known to "
-            "be the cause; or if they leave later and the error signal vanishes or explodes over depth, too. A remark "
+            "the SELU layers are well outside, or the first that stays outside where weights in front of it are known "
+            "to be wrong; or if they leave later and the error signal vanishes or explodes over depth, too. A remark "
             "if they leave later and it does not, or if it is but a few that start outside, as a draw of weights may."
         ),
         thresholds=(

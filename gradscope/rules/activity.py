@@ -27,7 +27,8 @@ def dead_relu(run: Run) -> Iterator[Finding]:
     dead = run.metric("dead_fraction")
     measured = ~np.isnan(dead) & ~spoiled(run)[:, None]
     measured[:, [layer.kind != RECTIFIER for layer in run.layers]] = False
-    if progress(run).small[-1:].any():
+    went = progress(run)
+    if went.small[-1:].any() and went.has_fallen:
         measured[:, _behind_all_parameters(run)] = False
     condition = measured & (dead >= run.thresholds.dead_fraction)
     layers = np.array(

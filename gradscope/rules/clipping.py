@@ -58,11 +58,12 @@ def clipping_dominates(run: Run) -> Iterator[Finding]:
 
 
 def _typical_update(run: Run) -> float:
-    """The median over weight layers with a gradient of their median update ratios: 0 where none was measured.
+    """The median over weight layers that move of their median update ratios: 0 where none does.
 
     It lies between the middle two in powers of ten, for ratios do: the mean of two would be that of the faster layer.
+    One that has no gradient, or stands still with one, tells nothing of clipping, which makes nothing zero.
     """
     moved = np.where(run.metric("grad_norm") > 0, run.metric("update_ratio"), np.nan)
     ratios = median(moved[:, run.rows(*WEIGHT_LAYERS)])
-    ratios = ratios[np.isfinite(ratios)]
+    ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
     return float(np.exp(np.median(np.log(ratios)))) if len(ratios) else 0.0

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gradscope.activations import SELF_NORMALIZING
 from gradscope.records import Finding, Floats, Mask, Run, Severity
 from gradscope.rules.persistence import names, persistent, span
-from gradscope.rules.setup import selu_misconfigured
+from gradscope.rules.setup import selu_weights
 from gradscope.rules.signal import exploded, vanished
 from gradscope.wording import counted
 
@@ -27,9 +27,9 @@ def selu_drift(run: Run) -> Iterator[Finding]:
     records, the first in depth first. By the theorem a net of correct weights pulls them inside layer by layer, so that
     one which does not meet its conditions shows most of its SELU layers well outside before the first update: a
     warning. Fewer of them may be the draw of the weights, which is information alone, unless the first that is outside
-    began well outside and the conditions are known not to be met (`selu_misconfigured`): then it is no draw. A net that
-    starts inside and leaves later is information, too, for many do so within a few steps of Adam and learn well; unless
-    the error signal vanishes or explodes (`gradscope.rules.signal`): then it is a warning.
+    began well outside and weights in front of it are known to be wrong (`selu_misconfigured`): then it is no draw. A
+    net that starts inside and leaves later is information, too, for many do so within a few steps of Adam and learn
+    well; unless the error signal vanishes or explodes (`gradscope.rules.signal`): then it is a warning.
     """
     mean, variance = run.metric("act_mean"), run.metric("act_var")
     measured = ~np.isnan(mean)
@@ -41,7 +41,7 @@ def selu_drift(run: Run) -> Iterator[Finding]:
     initial = measured & (run.steps < run.thresholds.selu_initial_steps)[:, None]
     ill = initial & _outside(run, mean, variance, WELL_OUTSIDE)
     started_outside = bool(ill[:, layers[0]].any())
-    if 2 * ill.sum() >= initial.sum() > 0 or (started_outside and _conditions_fail(run)):
+    if 2 * ill.sum() >= initial.sum() > 0 or (started_outside and _is_fed_by_wrong_weights(run, layers[0])):
         yield _finding(run, outside, layers, Severity.WARNING, FROM_THE_START)
     elif _signal_suffers(run):
         yield _finding(run, outside, layers, Severity.WARNING, FROM_THE_START if started_outside else LATER_AND_ILL)
@@ -79,9 +79,11 @@ ALONE = _Phase(
 )
 
 
-def _conditions_fail(run: Run) -> bool:
-    """Say whether the set-up tells of more than a draw of the weights explains."""
-    return any(finding.severity >= Severity.WARNING for finding in selu_misconfigured(run))
+def _is_fed_by_wrong_weights(run: Run, row: int) -> bool:
+    """Say whether weights in front of the layer in `row` are further off than a draw explains."""
+    in_front = {layer.name for layer in run.layers[:row]}
+    causes = [cause for cause in selu_weights(run) if cause.severity >= Severity.WARNING]
+    return any(in_front & {*cause.layers} for cause in causes)
 
 
 def _signal_suffers(run: Run) -> bool:

@@ -35,7 +35,7 @@ with τ = 1, layers of correct weights need six steps to bring the variance back
 eight from 1/4."""
 
 
-class _Cause(NamedTuple):
+class Cause(NamedTuple):
     """One condition that is not met: where, how far, what to do."""
 
     severity: Severity
@@ -57,7 +57,7 @@ def selu_misconfigured(run: Run) -> Iterator[Finding]:
     fixed point is 0.99), for inputs, which `selu_drift` tells of where they do harm, and for a SELU right behind batch
     normalization, which is of no use rather than of harm.
     """
-    causes = [*_weights(run), *_dropouts(run.setup), *_input(run.setup), *_normalized(run.setup)]
+    causes = [*selu_weights(run), *_dropouts(run.setup), *_input(run.setup), *_normalized(run.setup)]
     if not causes:
         return
     causes.sort(key=lambda cause: -cause.severity)
@@ -173,14 +173,14 @@ def _finding(
     return Finding(code, severity, layers, step, step, message, hint, evidence)
 
 
-def _weights(run: Run) -> Iterator[_Cause]:
-    """The layers whose τ or ω is off, the worst first."""
+def selu_weights(run: Run) -> Iterator[Cause]:
+    """Yield what is wrong with the weights before SELUs: the layers whose τ or ω is off, the worst first."""
     layers = [w for w in run.setup.selu_weights if w.tau > 0 and math.isfinite(w.tau)]
     low, high = run.thresholds.selu_tau
     off = [w for w in layers if not low <= w.tau <= high and abs(_tau_score(w)) > STANDARD_ERRORS]
     if off:
         off.sort(key=lambda w: (-_distance(w.tau), -abs(_tau_score(w))))
-        yield _Cause(
+        yield Cause(
             Severity.WARNING if _distance(off[0].tau) > math.log(GROSS) else Severity.INFO,
             tuple(w.layer for w in off),
             f"the squared weights of a unit of {off[0].layer} sum up to τ = {off[0].tau:.2f}, where LeCun-normal "
@@ -193,7 +193,7 @@ def _weights(run: Run) -> Iterator[_Cause]:
     off = [w for w in layers if not low <= w.omega <= high and _omega_score(w) > STANDARD_ERRORS]
     if off:
         off.sort(key=lambda w: -abs(w.omega))
-        yield _Cause(
+        yield Cause(
             Severity.WARNING if abs(off[0].omega) > 1 else Severity.INFO,
             tuple(w.layer for w in off),
             f"the weights of a unit of {off[0].layer} sum up to ω = {off[0].omega:.2f} in the mean, where LeCun-normal "
@@ -203,11 +203,11 @@ def _weights(run: Run) -> Iterator[_Cause]:
         )
 
 
-def _dropouts(setup: Setup) -> Iterator[_Cause]:
+def _dropouts(setup: Setup) -> Iterator[Cause]:
     worst = sorted(((name, p) for name, p in setup.plain_dropouts.items() if 0 < p < 1), key=lambda drop: -drop[1])
     if worst:
         name, p = worst[0]
-        yield _Cause(
+        yield Cause(
             Severity.WARNING,
             tuple(name for name, _ in worst),
             f"{name} is a plain Dropout({p:g}) behind a SELU, which multiplies its second moment by "
@@ -217,14 +217,14 @@ def _dropouts(setup: Setup) -> Iterator[_Cause]:
         )
 
 
-def _input(setup: Setup) -> Iterator[_Cause]:
+def _input(setup: Setup) -> Iterator[Cause]:
     given = setup.selu_input
     if given is None or not (math.isfinite(given.mean) and math.isfinite(given.variance)):
         return
     squared = given.mean * given.mean  # not **, which raises for a number out of a damaged log
     if 1 / FAR_INPUT <= squared + given.variance <= FAR_INPUT and squared <= given.variance:
         return
-    yield _Cause(
+    yield Cause(
         Severity.INFO,
         (given.layer,),
         f"{given.layer} is given inputs of mean {given.mean:.2g} and variance {given.variance:.2g} instead of 0 and 1",
@@ -233,9 +233,9 @@ def _input(setup: Setup) -> Iterator[_Cause]:
     )
 
 
-def _normalized(setup: Setup) -> Iterator[_Cause]:
+def _normalized(setup: Setup) -> Iterator[Cause]:
     if setup.normalized_selus:
-        yield _Cause(
+        yield Cause(
             Severity.INFO,
             setup.normalized_selus,
             f"{setup.normalized_selus[0]} comes right behind batch normalization, which leaves SELU nothing to "

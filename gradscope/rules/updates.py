@@ -54,7 +54,7 @@ def update_ratio_high(run: Run) -> Iterator[Finding]:
         return
     if not went.got_worse:
         lasting = persistent(run, condition, ~np.isnan(ratio)) & condition[-STREAK:].all(axis=0)
-        often &= _raises_the_loss(went, condition) | (lasting & has_lasted(run, LASTING))
+        often &= _raises_the_loss(run, went, condition) | (lasting & has_lasted(run, LASTING))
     layers = np.flatnonzero(often)
     if not len(layers):
         return
@@ -154,11 +154,16 @@ def uneven_learning_speed(run: Run) -> Iterator[Finding]:
     )
 
 
-def _raises_the_loss(went: Progress, condition: Mask) -> Mask:
-    """Say of which layers the large steps leave the loss well above the start, in the mean behind them: bool[L]."""
-    behind = condition[:-1]
+def _raises_the_loss(run: Run, went: Progress, condition: Mask) -> Mask:
+    """Say of which layers the large steps leave the loss well above the start, in the mean behind them: bool[L].
+
+    That is in the next record, unless a GradScaler skipped it: its loss is infinite for the scale. Not of a layer that
+    began at zero, beside which any step is large.
+    """
+    behind = condition[:-1] & (run.series(SKIPPED)[1:] != 1)[:, None]
     mean = np.where(behind, went.each[1:, None], 0).sum(axis=0) / np.maximum(behind.sum(axis=0), 1)
-    return np.asarray(mean > WORSE, dtype=bool)
+    from_zero = (run.metric("weight_norm")[:1] == 0).any(axis=0)
+    return np.asarray((mean > WORSE) & ~from_zero, dtype=bool)
 
 
 def _ratios(run: Run, *kinds: str) -> Float64s:

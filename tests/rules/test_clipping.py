@@ -71,12 +71,21 @@ def test_steps_that_are_as_large_as_usual_are_not_held_against_clipping() -> Non
     [
         ((2e-4, 4e-3), True),
         ((3e-4, 4e-3), False),
-        ((0.0, 4e-3), True),
-        ((0.0, 4e-3, 4e-3), False),
+        ((0.0, 4e-3), False),
+        ((0.0, 4e-4), True),
+        ((0.0, 0.0), True),
         ((2e-4, math.inf), True),
         ((math.inf, math.inf), True),
     ],
-    ids=["between", "above", "one stands still", "one of three", "one from zero", "all from zero"],
+    ids=[
+        "between",
+        "above",
+        "one stands still",
+        "beside little",
+        "all stand still",
+        "one from zero",
+        "all from zero",
+    ],
 )
 def test_the_typical_step_of_layers_at_different_paces_is_found_in_powers_of_ten(
     ratios: tuple[float, ...], sick: bool

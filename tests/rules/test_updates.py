@@ -73,6 +73,17 @@ def test_one_bad_loss_is_the_fault_of_large_steps_where_it_comes_behind_one(reco
     assert codes(run_with(streak(5), loss)) == []
 
 
+def test_one_bad_loss_says_nothing_of_a_step_that_was_skipped_nor_of_a_layer_that_began_at_zero() -> None:
+    loss = FLAT.copy()
+    loss[5] = 20
+    run = run_with(streak(5), loss)
+    assert codes(run) == ["update_ratio_high"]
+    assert codes(replace(run, globals={**run.globals, "skipped": np.arange(len(loss)) == 5})) == []
+    weights = np.ones_like(run.metric("update_ratio"))
+    weights[0] = 0
+    assert codes(replace(run, metrics={**run.metrics, "weight_norm": weights})) == []
+
+
 def test_losses_that_are_missing_at_first_do_not_count_as_worse() -> None:
     loss = np.geomspace(2.3, 1.5, 40)
     loss[:3] = math.nan
