@@ -48,6 +48,7 @@ class StepWatch:
         """Attach to the steps of `optimizers` until `detach`."""
         for optimizer in optimizers:
             if tells_of_steps(optimizer):
+                self._handles.append(optimizer.register_step_pre_hook(self._begin_step))
                 self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
                 self._hooked.append(optimizer)
 
@@ -112,9 +113,12 @@ class StepWatch:
         """Return the last steps: None where none are kept."""
         return self._flight.flight() if self._flight is not None else None
 
-    def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
-        if optimizer not in self._open:  # the user steps it past Lightning, which announces nothing
+    def _begin_step(self, optimizer: Optimizer, *_: object) -> None:
+        if optimizer not in self._open:
             self._steps += 1
+            self._open.add(optimizer)
+
+    def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
         self._open.discard(optimizer)
         try:
             self._count_overflow(optimizer)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -115,6 +116,14 @@ class Duck:
         self.base.load_state_dict(state)
 
 
+class Around(Duck):
+    """The same around another one, where Lightning keeps that of its own."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
+        self.optimizer = self.base
+
+
 class Wrapper(Duck, torch.optim.Optimizer):
     """Inherits from torch's, and does not call its `__init__`."""
 
@@ -128,7 +137,7 @@ class WithPlaces(Wrapper):
         self._optimizer_step_post_hooks: dict[int, Any] = {}
 
 
-@pytest.mark.parametrize("kind", [Duck, Wrapper, WithPlaces])
+@pytest.mark.parametrize("kind", [Duck, Around, Wrapper, WithPlaces])
 def test_an_optimizer_that_knows_no_hooks_is_measured_like_any_other(kind: Any) -> None:
     runs = []
     for optimizer in (torch.optim.SGD, kind):
@@ -142,6 +151,25 @@ def test_an_optimizer_that_knows_no_hooks_is_measured_like_any_other(kind: Any) 
         np.testing.assert_array_equal(run.metric(metric), plain.metric(metric), metric)
     for name in plain.globals:
         np.testing.assert_array_equal(run.series(name), plain.series(name), name)
+
+
+def test_beside_a_grad_scaler_nothing_is_said_of_a_step_that_nobody_tells_of() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    run = fitted(Classifier(mlp(), optimizer=Duck), plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)]).run
+    assert (run.series("total_norm") > 0).all()
+    assert (run.series("skipped") == 0).all()
+    assert np.isnan(run.series("clip_coefficient")).all()
+    assert np.isnan(run.metric("update_ratio")).all()
+
+
+def test_a_step_within_a_step_is_one() -> None:
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    torch.optim.SGD([torch.zeros(1)], 0.1)  # torch wraps the step of each class whose instances it has seen
+    scope = fitted(Classifier(mlp(), optimizer=Own))
+    assert scope.run.ledger == Ledger(12, 0)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
@@ -203,6 +231,15 @@ def test_an_optimizer_that_lightning_does_not_know_of_leaves_a_word(caplog: pyte
     reason = "no optimizer stepped that configure_optimizers gave"
     assert [reason in r.getMessage() for r in caplog.records if r.name == "gradscope"] == [True]
     assert reason in scope.run.coverage.unseen["records"]
+
+
+def test_records_that_fail_are_not_said_to_be_missing_for_want_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr("gradscope.recorder.Transfer", fails)
+    scope = fitted(Classifier(mlp()))
+    assert scope.run.coverage.unseen == {"transfer": "failed with RuntimeError: broken on purpose"}
 
 
 def test_checkpointing_with_a_plain_backward_is_counted_once() -> None:

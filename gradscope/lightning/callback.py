@@ -292,7 +292,9 @@ class GradScope(Resumable):
         """Measure gradients that are not clipped yet."""
         if self._fit.recorder is None:
             return
-        bare, moment_of = getattr(optimizer, "optimizer", optimizer), self._fit.recorder.optimizers.before_idle_step
+        moment_of = self._fit.recorder.optimizers.before_idle_step
+        known = any(optimizer is own for own in trainer.optimizers)
+        bare = optimizer if known else getattr(optimizer, "optimizer", optimizer)
         if self._recording:
             self._fit.recorder.before_optimizer_step(bare)
         self._fit.tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment_of))
@@ -524,7 +526,8 @@ class GradScope(Resumable):
 
     def _say_if_nothing_came(self) -> None:
         """Say why a fit has no record: nobody should have to guess why there is no summary, nor a tab."""
-        if self._micro_batches and not self._off and not self._fit.history.added:
+        failed = self._off or (self._fit.recorder is not None and self._fit.recorder.failures)
+        if self._micro_batches and not failed and not self._fit.history.added:
             nobody = "no optimizer stepped that configure_optimizers gave"
             self._fit.unseen["records"] = f"none, for {nobody}"
             say(f"has nothing to show: {nobody}. One that the model keeps to itself is not heard.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from gradscope.every_step import StepWatch
 from gradscope.lightning.packages import classes
 from gradscope.lightning.sinks import Say, ScalarSink, Sink, Sinks, TensorBoardSink, VerdictSink
 from gradscope.lightning.verdicts import SHOWN
@@ -19,6 +20,7 @@ from gradscope.records import Metric
 if TYPE_CHECKING:
     import pytorch_lightning as pl  # of either package
     from pytorch_lightning.loggers import Logger
+    from torch.optim import Optimizer
 
 
 def gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, scope: pl.Callback) -> bool:
@@ -32,9 +34,15 @@ def gradients_are_left_alone(trainer: pl.Trainer, module: pl.LightningModule, sc
         module.automatic_optimization
         and not any(_overrides(module, "LightningModule", hook) for hook in hooks)
         and not any(_overrides(callback, "Callback", "on_before_optimizer_step") for callback in callbacks)
-        # An optimizer that knows no hooks is not torch's.
-        and not any(getattr(optimizer, "_optimizer_step_pre_hooks", True) for optimizer in trainer.optimizers)
+        and not any(map(_has_hooks_of_others, trainer.optimizers))
     )
+
+
+def _has_hooks_of_others(optimizer: Optimizer) -> bool:
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", None)
+    if hooks is None:  # it is none of torch's
+        return True
+    return any(not isinstance(getattr(hook, "__self__", None), StepWatch) for hook in hooks.values())
 
 
 def _overrides(thing: object, base: str, method: str) -> bool:

@@ -75,5 +75,7 @@ class Moment(NamedTuple):
     """Above zero where a fused optimizer found infinite gradients and did not step; None for any other optimizer."""
     untouched: bool = False
     """Whether nobody but the optimizer had a chance to change gradients unseen since `before_optimizer_step`."""
+    silent: bool = False
+    """Whether nobody will tell if the step happens: a GradScaler may skip it, and the optimizer knows no hooks."""
     momenta: Callable[[], Momenta] = dict
     """Tells what the optimizer has added to gradients in this step."""

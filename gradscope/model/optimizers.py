@@ -47,7 +47,8 @@ class Optimizers:
 
     def before_step(self, optimizer: Optimizer) -> Moment:
         """Return the moment before the step of `optimizer`."""
-        return self._moment(optimizer, scaled=self._scale.left_to(optimizer))
+        moment = self._moment(optimizer, scaled=self._scale.left_to(optimizer))
+        return moment._replace(silent=self._scale.is_on() and not tells_of_steps(optimizer))
 
     def before_idle_step(self, optimizer: Optimizer) -> Moment:
         """Return the same for a step that is not recorded: by the parameters of the last that was, if there was one."""

@@ -163,7 +163,7 @@ def _culprit_before(node: Any, saved: _Saved) -> Suspect:
             if operation(parent) not in _PASSES_ON:
                 doubtful.append(parent)
     able = [n for n in doubtful if operation(n) in _CAN_DIVERGE]
-    if not able and saved.has_bad_constant(node):
+    if doubtful and not able and saved.has_bad_constant(node):
         return Suspect(node)
     able = able or doubtful
     return Suspect(max(able, key=number_of)) if able else Suspect(node, before=True)

@@ -69,6 +69,7 @@ class _Ledger(NamedTuple):
     before: _Norms | None = None
     after: _Norms | None = None
     overflow: Tensor | None = None
+    silent: bool = False
 
     def tensors(self) -> list[Tensor]:
         """What has to be copied; gradients that were measured once for both moments stand in it once."""
@@ -107,7 +108,8 @@ class GradientProbe(Probe):
     def before_optimizer_step(self, moment: Moment) -> None:
         self._loss_scale = [] if moment.loss_scale is None else [moment.loss_scale]
         self._parameters[moment.optimizer] = moment.parameters
-        self._ledgers[moment.optimizer] = _Ledger(self._backward.pop(moment.optimizer, None), _measure(moment))
+        backward = self._backward.pop(moment.optimizer, None)
+        self._ledgers[moment.optimizer] = _Ledger(backward, _measure(moment), silent=moment.silent)
         unsummed = moment.parameters.rows[moment.parameters.unsummed()]
         self._unmeasured.update((int(row), PARTIAL) for row in unsummed if row >= 0)
 
@@ -168,23 +170,25 @@ _NOTHING = _Copied(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.
 class _Entry:
     """What one optimizer did: `first` is before clipping, `last` as the optimizer saw it.
 
-    Of an optimizer that `wiped` its gradients as it stepped that is not known: nobody clips to nothing at all.
+    The latter is `unknown` of one that tells nothing of its step, and of one that wiped its gradients as it stepped:
+    nobody clips to nothing at all.
     """
 
-    def __init__(self, backward: _Copied, before: _Copied, after: _Copied | None) -> None:
-        self.skipped = after is None
-        self.wiped = after is not None and before.squares.sum() > 0 and after.squares.sum() == 0
+    def __init__(self, backward: _Copied, before: _Copied, after: _Copied | None, skipped: bool) -> None:
+        self.skipped = skipped
+        wiped = after is not None and before.squares.sum() > 0 and after.squares.sum() == 0
+        self.unknown = not skipped and (after is None or wiped)
         shrunk = backward is not _NOTHING and before.squares.sum() < backward.squares.sum()
         self.first = backward if shrunk else before
-        self.last = _NOTHING if after is None or self.wiped else after
+        self.last = _NOTHING if after is None or self.unknown else after
 
 
 def _entry(ledger: _Ledger, copy: Floats) -> _Entry:
     backward, copy = _take(ledger.backward, copy)
     before, copy = _take(ledger.before, copy)
     after, copy = (before, copy) if ledger.after is ledger.before else _take(ledger.after, copy)
-    skipped = ledger.after is None or bool((copy > 0).any())
-    return _Entry(backward, before, None if skipped else after)
+    skipped = bool((copy > 0).any()) if ledger.after is not None else not ledger.silent
+    return _Entry(backward, before, None if skipped or ledger.after is None else after, skipped)
 
 
 def _measured(entries: Sequence[_Entry], scale: float, layers: int) -> Measured:
@@ -286,7 +290,7 @@ def _totals(first: _Gradients, last: _Gradients, entries: Sequence[_Entry]) -> d
     if not len(first.rows):
         return {}
     totals = {TOTAL_NORM: first.total(), SKIPPED: float(any(e.skipped for e in entries))}
-    if not any(e.skipped or e.wiped for e in entries):
+    if not any(e.skipped or e.unknown for e in entries):
         totals[TOTAL_NORM_CLIPPED] = last.total()
         if 0 < totals[TOTAL_NORM] < np.inf:
             totals[CLIP_COEFFICIENT] = totals[TOTAL_NORM_CLIPPED] / totals[TOTAL_NORM]
@@ -315,7 +319,8 @@ def _shared(ledger: _Ledger, size: int, device: torch.device) -> Tensor:
             present.index_fill_(0, index, 1)
     numbers[-3] = ledger.before is not None
     numbers[-2] = ledger.backward is not None
-    numbers[-1] = ledger.after is None if ledger.overflow is None else (ledger.overflow > 0).any()
+    skipped = ledger.after is None and not ledger.silent
+    numbers[-1] = skipped if ledger.overflow is None else (ledger.overflow > 0).any()
     return numbers
 
 
@@ -351,4 +356,4 @@ def _entry_of_ranks(known: _Known, sums: Float64s, ranks: int) -> _Entry:
     rows, shares = known.parameters.rows[numbers], known.parameters.shares(ranks)[numbers]
     backward, before, after = (_Copied(rows, known.trainable, squares[numbers] * shares) for squares in moments)
     _, backwards, skipped = sums[-FLAGS:] > 0
-    return _Entry(backward if backwards else _NOTHING, before, None if skipped else after)
+    return _Entry(backward if backwards else _NOTHING, before, None if skipped else after, bool(skipped))

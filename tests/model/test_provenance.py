@@ -96,6 +96,20 @@ def test_what_has_no_gradient_is_found_by_what_it_feeds() -> None:
     assert origin == Origin(BIRTH, "net.energy", "forward")
 
 
+def test_what_gates_a_bad_output_of_a_frozen_part_is_not_to_blame() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.ones(20))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gamma
+
+    frozen = Function(lambda x: torch.where(x > 9, x.new_tensor(torch.inf), x).detach())
+    origin, _ = born(nn.Sequential(frozen, Gate(), nn.Linear(20, 4)), outlier(BIRTH, 30.0))
+    assert origin == Origin(BIRTH, "net.0", "forward")
+
+
 def test_a_batch_that_holds_it_is_to_blame_itself() -> None:
     origin, scope = born(mlp(), outlier(BIRTH, np.nan))
     assert origin == Origin(BIRTH, "", "batch")
