@@ -73,6 +73,35 @@ def test_one_bad_loss_is_the_fault_of_large_steps_where_it_comes_behind_one(reco
     assert codes(run_with(streak(5), loss)) == []
 
 
+def test_one_bad_loss_is_the_fault_of_the_layer_that_took_the_large_steps_before_it_and_of_five_in_a_row() -> None:
+    ratio, loss = streak(5), FLAT.copy()
+    ratio[20:25, 2] = 0.3
+    loss[5] = 20
+    assert only(run_with(ratio, loss)).layers == ("fc1",)
+    assert codes(run_with(streak(4), loss)) == []
+
+
+def test_a_loss_that_is_no_number_is_as_bad_as_can_be_where_it_was_one_that_was_measured() -> None:
+    loss = FLAT.copy()
+    loss[5] = math.nan
+    assert codes(run_with(streak(5), loss)) == []
+    measured = run_with(streak(5), loss, globals={"nonfinite_loss": np.arange(40.0) == 5})
+    assert "update_ratio_high" in codes(measured)
+
+
+def test_what_moves_a_layer_without_a_gradient_is_no_step_of_its_own() -> None:
+    norms = np.ones((40, 3))
+    norms[:, 1] = 0
+    assert "update_ratio_high" not in codes(run_with(streak(5), WORSE, metrics={"grad_norm": norms}))
+
+
+def test_large_steps_in_the_latter_half_of_the_records_are_told_and_in_the_former_are_not() -> None:
+    ratio = np.full((40, 3), 1e-3)
+    ratio[20:, 1] = 0.3
+    assert only(run_with(ratio, FLAT)).layers == ("fc1",)
+    assert codes(run_with(ratio[::-1], FLAT)) == []
+
+
 def test_one_bad_loss_says_nothing_of_a_step_that_was_skipped_nor_of_a_layer_that_began_at_zero() -> None:
     loss = FLAT.copy()
     loss[5] = 20
