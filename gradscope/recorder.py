@@ -58,8 +58,8 @@ class Recorder:
     with several micro-batches the first and `begin_batch` to `end_batch` repeat. `poll` then gives its record: at
     once on the CPU, as soon as the copy has arrived on CUDA. Hooks are on the model and its optimizers between
     `begin` and `end` or `detach`, at no other time (but for compiled code: see `ForwardWatch`), and see forwards only
-    while `listening`. Whatever fails inside switches itself off and stands in `failures`; nothing here raises into the
-    training.
+    while `listening`. Whatever fails inside stands in `failures`, and a probe is off from then on; nothing here raises
+    into the training.
     """
 
     def __init__(

@@ -85,7 +85,7 @@ class Fit:
         self.ranks.tell(Facts(origin, never_called))
 
     def announce_failures(self) -> None:
-        """Say once of each slot that it switched itself off."""
+        """Say once of each slot that it failed."""
         failures = self.recorder.failures if self.recorder is not None else {}
         for slot in failures.keys() - self._announced:
             self._announced.add(slot)

@@ -35,7 +35,7 @@ class Word(NamedTuple):
     inventory: str
     """Its digest."""
     failures: Mapping[str, str]
-    """What switched itself off, and why."""
+    """What failed, and why."""
     origin: Origin | None
     never_called: tuple[str, ...] | None
     outliers: tuple[RankOutlier, ...]
