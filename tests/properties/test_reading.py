@@ -362,15 +362,16 @@ def spots_in(content: Any) -> Iterator[tuple[Any, Any]]:
 def test_frames_lose_nothing_behind_rubbish(before: bytes, contents: list[bytes], after: bytes, ours: bool) -> None:
     file = io.BytesIO()
     writer = RecordWriter(file)
-    for content in contents:
-        writer.write(content + b"gradscope" * ours)
+    written = [content + b"gradscope" * ours for content in contents]
+    for content in written:
+        writer.write(content)
     framed = file.getvalue()
     data = before + framed + after
     frames = Frames(io.BytesIO(data), 0, len(data))
     given_out = list(frames)
     assert frames.position + frames.unread == len(data)
     assert frames.skipped <= frames.position
-    whole = [content + b"gradscope" for content in contents] if ours else []
+    whole = [content for content in written if b"gradscope" in content]
     if not before:
         assert given_out[: len(whole)] == whole
         assert frames.position >= len(framed)

@@ -108,7 +108,7 @@ def test_a_matrix_is_what_was_asked_for_and_goes_on_from_its_token(
     assert (later.header["steps"], later.header["appended"]) == ([], True)
 
 
-@given(name=st.text(st.characters(exclude_characters="?#"), max_size=20) | st.sampled_from(
+@given(name=st.text(st.characters(codec="utf-8", exclude_characters="?#"), max_size=20) | st.sampled_from(
     ["../plugin.py", "..%2fplugin.py", "%2e%2e/secret.txt", "/etc/passwd", ".hidden", "index.js/", "plugin.py", "",
      "a\0.js", "..\\web.py"]
 ))  # fmt: skip
