@@ -66,10 +66,7 @@ class StepWatch:
 
     def before_optimizer_step(self, step: int, optimizer: Optimizer, moment_of: Callable[[Optimizer], Moment]) -> None:
         """Look at the gradients that `optimizer` is about to use; `moment_of` gives its parameters."""
-        if optimizer not in self._open:  # LBFGS evaluates its closure several times within one step
-            self._steps += 1
-            if any(optimizer is hooked for hooked in self._hooked):  # of any other it is not known whether it stepped
-                self._open.add(optimizer)
+        self._begin_step(optimizer)
         if self._flight is None:
             return
         moment = moment_of(optimizer)
@@ -114,8 +111,11 @@ class StepWatch:
         return self._flight.flight() if self._flight is not None else None
 
     def _begin_step(self, optimizer: Optimizer, *_: object) -> None:
-        if optimizer not in self._open:
-            self._steps += 1
+        """Count a step once, whether Lightning announces it or torch's hook tells of it."""
+        if optimizer in self._open:  # LBFGS evaluates its closure several times within one, and steps call others
+            return
+        self._steps += 1
+        if any(optimizer is hooked for hooked in self._hooked):  # of any other it is not known whether it stepped
             self._open.add(optimizer)
 
     def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:

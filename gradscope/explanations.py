@@ -144,8 +144,8 @@ _ALL = (
         measured=(
             "The share of a rectifier's units, channels of a convolution or else features, that fired for no sample in "
             "the last recorded batches, as many as the window has. Units that came back are not dead, and a rectifier "
-            "behind all parameters, as in a hinge loss, may fall silent once the loss is next to nothing in the median "
-            "of the latest records."
+            "behind all parameters, as in a hinge loss, may fall silent once the loss has come down to next to nothing "
+            "in the median of the latest records."
         ),
         thresholds=("dead_fraction", "dead_window", "minimum_records"),
         cures=(

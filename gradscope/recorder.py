@@ -163,6 +163,7 @@ class Recorder:
     def after_backward(self) -> None:
         """Measure what a backward of manual optimization left, before the user clips it."""
         for moment in map(self.optimizers.after_backward, self.optimizers.all):
+            # As a default, which has no type: a closure would take the last moment of the loop.
             self._tell_probes(lambda probe, moment=moment: probe.after_backward(moment))  # type: ignore[misc]
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:

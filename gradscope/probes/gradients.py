@@ -245,8 +245,8 @@ def _measure(moment: Moment, momenta: Momenta = MappingProxyType({})) -> _Norms:
 def _trainable(parameters: Parameters) -> list[int]:
     """The numbers of the parameters that a gradient is to be expected of: none that has no element to be moved."""
     left_out = {*parameters.unsummed()}
-    candidates = [i for i, p in enumerate(parameters.tensors) if p.requires_grad and i not in left_out]
-    return [i for i in candidates if parameters.elements(i)]
+    some = enumerate(parameters.tensors)
+    return [i for i, p in some if p.requires_grad and i not in left_out and parameters.elements(i)]
 
 
 def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -> list[tuple[int, int]] | None:

@@ -21,8 +21,8 @@ def dead_relu(run: Run) -> Iterator[Finding]:
     Condition: `dead_fraction` is at least `Thresholds.dead_fraction` in the latest record, which looks back over a
     whole window, and a whole window has been recorded. A record with a NaN or an infinity tells of no unit. Dead is a
     unit that fired for no sample in that window (Lu et al. 2019, "Dying ReLU and Initialization"); sparse activations
-    are not dead ones, and units that came back are not dead. Nor is one behind all parameters while the loss is next to
-    nothing: that of a hinge is silent once every margin is kept.
+    are not dead ones, and units that came back are not dead. Nor is one behind all parameters once the loss has come
+    down to next to nothing: that of a hinge is silent when every margin is kept.
     """
     dead = run.metric("dead_fraction")
     measured = ~np.isnan(dead) & ~spoiled(run)[:, None]
