@@ -42,20 +42,18 @@ class FlightRecorder:
         if chosen is None or chosen.parameters is not moment.parameters:
             chosen = self._chosen[moment.optimizer] = _Chosen(moment.parameters, _spread(moment.parameters))
         gradients = moment.parameters.gradients(chosen.indices)
-        if len(gradients) < len(chosen.indices):
-            chosen = _Chosen(moment.parameters, [i for i, _ in gradients])
         if not gradients:
             self._norms.pop(moment.optimizer, None)
             return []
+        if chosen.layouts != [g.layout for _, g in gradients]:  # or fewer of them have one
+            chosen = _Chosen(moment.parameters, [i for i, _ in gradients])
         scale = moment.loss_scale if moment.scaled else None
-        if _can_be_joined([g for _, g in gradients]):
-            samples = [stats.sample(g, SAMPLE, block=1) for _, g in gradients]
-            sizes = tuple(s.numel() for s in samples)
-            parts = [size / moment.parameters.elements(i) for size, i in zip(sizes, chosen.indices, strict=True)]
-            self._norms[moment.optimizer] = _Norms(chosen.rows, parts, [], scale, torch.cat(samples), sizes)
+        samples = [_sample(g, chosen.block) for _, g in gradients]
+        if chosen.joined:
+            self._norms[moment.optimizer] = _Norms(chosen, [], scale, torch.cat(samples))
             return []
-        norms = stats.rough_norms([_sample(g) for _, g in gradients])
-        self._norms[moment.optimizer] = _Norms(chosen.rows, chosen.parts, norms, scale)
+        norms = stats.rough_norms(samples)
+        self._norms[moment.optimizer] = _Norms(chosen, norms, scale)
         return norms
 
     def end(self, step: int, losses: Sequence[Tensor]) -> None:
@@ -66,7 +64,7 @@ class FlightRecorder:
     def flight(self) -> Flight:
         """Copy what is kept to the host. Waits for the device."""
         entries = list(self._entries)
-        rows = sorted({row for e in entries for n in e.norms for row in n.rows})
+        rows = sorted({row for e in entries for n in e.norms for row in n.chosen.rows})
         column = {row: i for i, row in enumerate(rows)}
         copy = iter(Transfer([t for e in entries for t in e.tensors()]).numpy().tolist())
         loss = np.full(len(entries), np.nan)
@@ -75,9 +73,9 @@ class FlightRecorder:
             if entry.losses:
                 loss[s] = np.mean([next(copy) for _ in entry.losses])
             for taken in entry.norms:
-                scaled = [next(copy) for _ in taken.rows]
+                scaled = [next(copy) for _ in taken.chosen.rows]
                 factor = 1.0 if taken.scale is None else next(copy)
-                for row, norm, part in zip(taken.rows, scaled, taken.parts, strict=True):
+                for row, norm, part in zip(taken.chosen.rows, scaled, taken.chosen.parts, strict=True):
                     grad_norm[s, column[row]] = norm / factor / part**0.5
         names = tuple(self._table.rows[row].name for row in rows)
         flight = Flight(np.array([e.step for e in entries], dtype=np.int64), loss, names, grad_norm)
@@ -101,40 +99,37 @@ def _joined(before: Flight, after: Flight, limit: int | None) -> Flight:
 
 
 class _Chosen:
-    """The tensors of an optimizer whose gradients are looked at; `parts` are the shares of them that `_sample` takes.
+    """The tensors of an optimizer whose gradients are looked at, and how: as the first gradients lie.
 
-    Of one that is sharded over ranks the sample is of the part that is here, as if the others were like it.
+    By tensor: the row of its layer, the elements of a sample, and the share of all that these are. Of one that is
+    sharded over ranks the sample is of the part that is here, as if the others were like it. On an accelerator samples
+    are `joined`, if they can be.
     """
 
     def __init__(self, parameters: Parameters, indices: list[int]) -> None:
-        self.parameters = parameters
-        self.indices = indices
+        self.parameters, self.indices = parameters, indices
+        gradients = [parameters.tensors[i].grad for i in indices]
+        self.layouts = [torch.strided if g is None else g.layout for g in gradients]
+        here = [parameters.here(i) for i in indices]
+        self.joined = {*self.layouts} == {torch.strided} and _lie_on_one_accelerator(here)
+        self.block = 1 if self.joined else stats.BLOCK
         self.rows = [int(parameters.rows[i]) for i in indices]
-        self.parts = [self._part(i) for i in indices]
-
-    def _part(self, index: int) -> float:
-        gradient = self.parameters.tensors[index].grad
-        if gradient is not None and gradient.is_sparse:
-            return 1.0
-        return _sample(self.parameters.here(index)).numel() / self.parameters.elements(index)
+        self.sizes = [_sample(t, self.block).numel() for t in here]
+        whole = [size / parameters.elements(i) for size, i in zip(self.sizes, indices, strict=True)]
+        self.parts = [1.0 if g is not None and g.is_sparse else w for g, w in zip(gradients, whole, strict=True)]
 
 
 class _Norms(NamedTuple):
-    """Gradient norms of one optimizer, or the samples to make them of, and by what they are still scaled.
+    """Gradient norms of one optimizer, or the samples to make them of, and by what they are still scaled."""
 
-    By tensor: the row of its layer, and the share of its elements that the norm is of.
-    """
-
-    rows: Sequence[int]
-    parts: Sequence[float]
+    chosen: _Chosen
     norms: list[Tensor]
     scale: Tensor | None
     samples: Tensor | None = None
-    sizes: tuple[int, ...] = ()
 
     def tensors(self) -> list[Tensor]:
         """A number for each that is chosen, and the scale."""
-        norms = self.norms if self.samples is None else stats.rough_norms(torch.split(self.samples, list(self.sizes)))
+        norms = self.norms if self.samples is None else stats.rough_norms(torch.split(self.samples, self.chosen.sizes))
         return [*norms, *([] if self.scale is None else [self.scale])]
 
 
@@ -163,16 +158,14 @@ def _spread(parameters: Parameters) -> list[int]:
     return [indices[i] for i in np.linspace(0, len(indices) - 1, LAYERS).round().astype(int)]
 
 
-def _can_be_joined(gradients: Sequence[Tensor]) -> bool:
-    device = gradients[0].device
-    return _is_accelerator(device) and all(g.device == device and g.layout is torch.strided for g in gradients)
+def _lie_on_one_accelerator(tensors: Sequence[Tensor]) -> bool:
+    devices = {t.device for t in tensors}
+    return len(devices) == 1 and all(map(_is_accelerator, devices))
 
 
 def _is_accelerator(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def _sample(gradient: Tensor) -> Tensor:
-    if gradient.is_sparse:
-        return gradient.coalesce().values().detach()
-    return gradient.detach() if gradient.numel() < 2 * SAMPLE else stats.sample(gradient, SAMPLE)
+def _sample(gradient: Tensor, block: int) -> Tensor:
+    return gradient.coalesce().values().detach() if gradient.is_sparse else stats.sample(gradient, SAMPLE, block)

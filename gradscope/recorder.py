@@ -289,8 +289,9 @@ class Recorder:
         row = self.table.row_of_call(module)
         if row is None:
             return
-        if row in self.table.activations:
-            self._observe(row, self.table.activations[row], output)
+        activation = self.table.activations.get(row)
+        if activation is not None:
+            self._observe(row, activation, output)
         elif self.table.rows[row].kind != "parameters":
             self._producer = module  # what any other module does with the units is not known
 
@@ -299,17 +300,9 @@ class Recorder:
         if row is not None:
             self._observe(row, activation, output)
 
-    def _observe(self, row: int, activation: Activation, output: object) -> None:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            what = output.dtype if isinstance(output, Tensor) else type(output).__name__
-            reason = f"not measured: an activation must give out a real floating tensor, got {what}"
-            self.failures[self.table.rows[row].name] = reason
-            return
-        if is_partial(output):
-            self.failures[self.table.rows[row].name] = f"not measured: {SUMMAND}"
-            return
-        output = local(output).detach()
-        if not output.numel():
+    def _observe(self, row: int, activation: Activation, given_out: object) -> None:
+        output = self._readable(row, given_out)
+        if output is None or not output.numel():
             return
         if self.forward.learning:
             self._producers[row] = self._producer
@@ -318,7 +311,8 @@ class Recorder:
             if output.dim() > 2:
                 return  # and which of its dimensions counts units is not known: it is measured from the next record on
         producer = self._producers.get(row)
-        self._compare(row, output, producer)
+        if self._merge is not None:
+            self._compare(self._merge, row, output, producer)
         for probe_name, probe in self._observers:
             if self.failures and (probe_name in self.failures or self._slot(probe_name, row) in self.failures):
                 continue
@@ -327,11 +321,25 @@ class Recorder:
             except Exception as error:
                 self._failed(self._slot(probe_name, row), error)
 
-    def _compare(self, row: int, output: Tensor, producer: nn.Module | None) -> None:
+    def _readable(self, row: int, output: object) -> Tensor | None:
+        """The part of what an activation gave out that is here: None, and a reason, where it cannot be measured."""
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            what = output.dtype if isinstance(output, Tensor) else type(output).__name__
+            reason = f"not measured: an activation must give out a real floating tensor, got {what}"
+            self.failures[self.table.rows[row].name] = reason
+            return None
+        if type(output) is Tensor:  # as nearly always: of any other there may be other parts elsewhere
+            return output.detach()
+        if is_partial(output):
+            self.failures[self.table.rows[row].name] = f"not measured: {SUMMAND}"
+            return None
+        return local(output).detach()
+
+    def _compare(self, merge: RankMerge, row: int, output: Tensor, producer: nn.Module | None) -> None:
         """Have the ranks compare an activation with each other where all of them see the same units of it."""
-        if self._merge is not None and row not in self._merge.comparable:
+        if row not in merge.comparable:
             units = output.shape[unit_dimension(output, producer)] if output.dim() else 1
-            self._merge.comparable[row] = unit_slice(producer, units) == (0, units)
+            merge.comparable[row] = unit_slice(producer, units) == (0, units)
 
     def _slot(self, probe_name: str, row: int) -> str:
         return f"{probe_name} at {self.table.rows[row].name}"
@@ -375,9 +383,12 @@ class Recorder:
     def _tell_probes(self, tell: Callable[[Probe], T]) -> list[tuple[str, T]]:
         answers = []
         for name, probe in self._probes.items():
-            if name not in self.failures:
-                with self._shielded(name):
-                    answers.append((name, tell(probe)))
+            if name in self.failures:
+                continue
+            try:
+                answers.append((name, tell(probe)))
+            except Exception as error:
+                self._failed(name, error)
         return answers
 
     @contextlib.contextmanager
@@ -399,9 +410,11 @@ class Recorder:
         rest = flight.transfer.numpy()
         self._suspect = None
         for name, part in flight.parts:
-            size = sum(t.numel() for t in part.tensors)
-            with self._shielded(name):
+            size = sum([t.numel() for t in part.tensors])
+            try:
                 measured[name] = part.resolve(rest[:size])
+            except Exception as error:
+                self._failed(name, error)
             rest = rest[size:]
         if flight.layout is not None:
             measured |= self._merged(flight, flight.layout, measured)
@@ -453,10 +466,10 @@ def _joined(measured: Sequence[Measured], order: npt.NDArray[np.int64]) -> dict[
     metrics: dict[str, Floats] = {}
     for part in measured:
         for name, values in part.metrics.items():
-            if name in metrics:
-                both = np.stack((metrics[name], values[order]))
-                values = np.where(np.isnan(both).all(axis=0), np.nan, np.nansum(both, axis=0)).astype(np.float32)
-                metrics[name] = values
-            else:
-                metrics[name] = values[order]
-    return metrics
+            metrics[name] = _added(metrics[name], values) if name in metrics else values
+    return dict(zip(metrics, np.array([*metrics.values()])[:, order], strict=True)) if metrics else {}
+
+
+def _added(a: Floats, b: Floats) -> Floats:
+    """The sum of both where both were measured, else the one that was."""
+    return np.where(np.isnan(a), b, np.where(np.isnan(b), a, a + b))

@@ -5,7 +5,9 @@ otherwise. None keeps its input, draws a random number, synchronises with the de
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -37,7 +39,7 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float32, device="cpu")
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
-    if all(t.is_cpu for t in dense):
+    if {t.is_cpu for t in dense} == {True}:
         return _norms_on_cpu(dense)
     halves = iter(_foreach_norm([t for t in dense if t.dtype in _HALF], torch.float32))
     others = iter(_foreach_norm([t for t in dense if t.dtype not in _HALF], None))
@@ -140,21 +142,31 @@ def unit_peaks(x: Tensor, unit_dimension: int) -> Tensor:
     A unit that fires for no element of the batch has a peak of at most 0; NaN survives. A tensor of one dimension
     or none holds one unit, whose samples are its elements. `x` must not be empty.
     """
-    if x.dim() <= 1:
-        return x.amax().reshape(1)
-    return x.amax([d for d in range(x.dim()) if d != unit_dimension % x.dim()])
+    dimensions = x.dim()
+    return x.amax(_all_but(unit_dimension, dimensions)) if dimensions > 1 else x.amax().reshape(1)
+
+
+@cache
+def _all_but(dimension: int, dimensions: int) -> tuple[int, ...]:
+    return tuple(d for d in range(dimensions) if d != dimension % dimensions)
 
 
 def _norms_on_cpu(tensors: Sequence[Tensor]) -> Tensor:
     """As `l2_norms`: one kernel for all small tensors of a shape, for it is the number of kernels that costs."""
-    alike: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+    alike: dict[tuple[torch.Size, torch.dtype], list[int]] = defaultdict(list)
     for i, t in enumerate(tensors):
-        alike.setdefault((t.shape, t.dtype), []).append(i)
+        alike[t.shape, t.dtype].append(i)
     norms = [_norms_alike([tensors[i] for i in group]) for group in alike.values()]
     if len(norms) == 1:
         return norms[0]
-    order = torch.tensor([i for group in alike.values() for i in group], device="cpu")
-    return torch.empty(len(tensors), dtype=torch.float32, device="cpu").index_copy_(0, order, torch.cat(norms))
+    order = tuple(i for group in alike.values() for i in group)
+    return torch.cat(norms).index_select(0, _places(order))
+
+
+@lru_cache(maxsize=64)
+def _places(order: tuple[int, ...]) -> Tensor:
+    """Where each of 0, 1, 2, … stands in `order`: int64[len(order)]. To make it anew takes longer than to use it."""
+    return torch.tensor(order, device="cpu").argsort()
 
 
 def _norms_alike(tensors: list[Tensor]) -> Tensor:
@@ -162,20 +174,17 @@ def _norms_alike(tensors: list[Tensor]) -> Tensor:
         tensors = [torch.view_as_real(t.resolve_conj()) for t in tensors]
     size, dtype = tensors[0].numel(), torch.float32 if tensors[0].dtype in _HALF else None
     while size > DIRECT:
-        tensors = [_row_norms(t, dtype) for t in tensors]
+        flat = [t if t.is_contiguous() else _flat(t) for t in tensors]
+        rows, rest = divmod(size, ROW)
+        tensors = [_norm(t.view(rows, ROW), dim=1, dtype=dtype) if not rest else _row_norms(t, dtype) for t in flat]
         size = tensors[0].numel()
     together = torch.stack(tensors) if len(tensors) > 1 else tensors[0]
     return _norm(together.reshape(len(tensors), size), dim=1, dtype=dtype).float()
 
 
 def _row_norms(t: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A tensor of one dimension with the same norm as `t`, smaller by a factor of about `ROW`."""
-    rest = t.numel() % ROW
-    if not rest and t.is_contiguous():
-        return _norm(t.view(-1, ROW), dim=1, dtype=dtype)
-    flat = _flat(t)
-    if not rest:
-        return _norm(flat.view(-1, ROW), dim=1, dtype=dtype)
+    """A tensor of one dimension with the same norm as `t`, smaller by a factor of about `ROW`; with a rest."""
+    flat, rest = t.view(-1), t.numel() % ROW
     norms = _norm(flat[:-rest].view(-1, ROW), dim=1, dtype=dtype)
     return torch.cat((norms, flat[-rest:].abs().to(norms.dtype)))
 

@@ -19,12 +19,10 @@ class Transfer:
     def __init__(self, tensors: list[Tensor], exact: Tensor | None = None) -> None:
         self._exact = torch.Size([0]) if exact is None else exact.shape
         bits = [] if exact is None else [exact.reshape(-1).view(torch.float32)]  # first, where they are aligned
-        some = [t.detach().reshape(-1) for t in [*bits, *tensors] if t.numel()]
-        device = next((t.device for t in some if t.device.type != "cpu"), torch.device("cpu"))
+        some = [t for t in [*bits, *tensors] if t.numel()]
+        device = next((t.device for t in some if not t.is_cpu), torch.device("cpu"))
         joined = (
-            torch.cat([t.to(device, torch.float32, non_blocking=True) for t in some])
-            if some
-            else torch.zeros(0, dtype=torch.float32, device="cpu")
+            torch.cat([_row(t, device) for t in some]) if some else torch.zeros(0, dtype=torch.float32, device="cpu")
         )
         self._arrived: torch.cuda.Event | None = None
         if device.type == "cuda":
@@ -51,3 +49,11 @@ class Transfer:
         if self._arrived is not None:
             self._arrived.synchronize()
         return np.asarray(self._host.numpy(), dtype=np.float32)
+
+
+def _row(t: Tensor, device: torch.device) -> Tensor:
+    """The numbers in `t` one behind the other, on `device`."""
+    t = t.detach() if t.requires_grad else t
+    if t.dtype is not torch.float32 or t.device != device:
+        t = t.to(device, torch.float32, non_blocking=True)
+    return t if t.dim() == 1 else t.reshape(-1)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
@@ -32,7 +33,7 @@ class Encoder:
     """
 
     def __init__(self, columns: Sequence[Metric]) -> None:
-        self._columns = {column.name: column for column in columns}
+        self._descriptions = {column.name: _described(column) for column in columns}
         self._described: set[str] = set()
         self._layers: tuple[Layer, ...] | None = None
 
@@ -50,8 +51,7 @@ class Encoder:
             values.append(self._value(LAYERS_TAG, _strings(cells, (len(record.layers), 3)), {"kind": "layers"}))
             self._layers = record.layers
         for name, numbers in record.metrics.items():
-            column = self._column(name)
-            values.append(self._value(METRIC_TAG.format(name), _floats(numbers), _described(column)))
+            values.append(self._value(METRIC_TAG.format(name), _floats(numbers), self._description(name)))
         with np.errstate(over="ignore"):
             totals = np.array([record.globals.get(name, math.nan) for name in GLOBALS]).astype("<f4")
         values.append(self._value(GLOBALS_TAG, _floats(totals), {"kind": "globals", "names": GLOBALS}))
@@ -73,13 +73,13 @@ class Encoder:
         objects = [_json(finding.as_dict()) for finding in findings]
         return Summary(value=[self._value(VERDICTS_TAG, _strings(objects, (len(objects),)), {"kind": "verdicts"})])
 
-    def _column(self, name: str) -> Metric:
-        if name not in self._columns:
+    def _description(self, metric: str) -> Mapping[str, object]:
+        if metric not in self._descriptions:
             raise ValueError(
-                f"`record.metrics` must hold metrics among the columns {sorted(self._columns)}, got {name!r}; "
+                f"`record.metrics` must hold metrics among the columns {sorted(self._descriptions)}, got {metric!r}; "
                 "give its `Metric` to `Encoder`"
             )
-        return self._columns[name]
+        return self._descriptions[metric]
 
     def _value(self, tag: str, tensor: TensorProto, content: Mapping[str, object]) -> Summary.Value:
         if tag in self._described:
@@ -108,7 +108,8 @@ def _json(content: object) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
-def _shape(sizes: Iterable[int]) -> TensorShapeProto:
+@cache
+def _shape(sizes: tuple[int, ...]) -> TensorShapeProto:
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
 
 

@@ -66,7 +66,7 @@ def _shielded(hook: Hook[P]) -> Hook[P]:
 
     @wraps(hook)
     def shielded(self: GradScope, trainer: pl.Trainer, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self._is_busy_elsewhere(trainer):
+        if trainer is not self._trainer and self._is_busy_elsewhere():
             if hook.__name__ == "on_fit_start":
                 say(BUSY)
             return
@@ -304,8 +304,11 @@ class GradScope(Resumable):
     ) -> None:
         """Go on with the record, and let others know the newest numbers."""
         self._end_of_train_batch(trainer, outputs)
-        self._answer(trainer)  # shielded by themselves: whatever failed there, the other ranks wait for an answer
-        self._show(trainer)
+        # Shielded by themselves: whatever failed there, the other ranks wait for an answer.
+        if self._fit.ranks.merge is not None:
+            self._answer(trainer)
+        if self._monitored.news or self._fit.ranks.voices is not None:
+            self._show(trainer)
         self._clock.stop(self._fit.own_seconds)
 
     @_shielded
@@ -374,10 +377,9 @@ class GradScope(Resumable):
 
     # What happens in between.
 
-    def _is_busy_elsewhere(self, trainer: pl.Trainer) -> bool:
-        """Say whether the fit of another Trainer goes on; one that ended without a word does not."""
-        other = self._trainer
-        return other is not None and other is not trainer and other.state.status == "running"
+    def _is_busy_elsewhere(self) -> bool:
+        """Say whether the fit that is watched goes on; one that ended without a word does not."""
+        return self._trainer is not None and self._trainer.state.status == "running"
 
     @_shielded
     def _catch_up(self, trainer: pl.Trainer) -> None:
@@ -456,6 +458,8 @@ class GradScope(Resumable):
     def _keep(self, trainer: pl.Trainer, record: Record) -> None:
         self._fit.history.add(record)
         self._monitored.hear(record)
+        if self._fit.ranks.voices is None:  # before a logger has a thread of its own write, which takes the interpreter
+            self._show(trainer)
         self._fit.has_recorded()
         alarming = self._cadence.alarm.hear(record)
         if not trainer.is_global_zero:

@@ -33,7 +33,8 @@ class Monitored:
     def __init__(self, columns: Sequence[Metric] = ()) -> None:
         self._columns = [column for column in columns if column.name in _METRICS]
         self._values = {CRITICAL_FINDINGS: 0.0}
-        self._news = True
+        self.news = True
+        """Whether there are numbers that were not shown yet."""
         self._first_step: int | None = None
 
     def hear(self, record: Record) -> None:
@@ -42,12 +43,12 @@ class Monitored:
         self._values |= {tag: curves[tag] for tag in STATISTICS if not math.isnan(curves.get(tag, math.nan))}
         if TOTAL in curves and record.globals.get(SKIPPED, 0) != 1:
             self._values[TOTAL] = curves[TOTAL]  # also a NaN: EarlyStopping knows what to do about it
-        self._news = True
+        self.news = True
 
     def judge(self, findings: Sequence[Finding]) -> None:
         """Take note of what is found."""
         self._values[CRITICAL_FINDINGS] = float(sum(f.severity is Severity.CRITICAL for f in findings))
-        self._news = True
+        self.news = True
 
     def fail(self) -> None:
         """Give NaN for what will not be measured any more: for what is absent Lightning ends the training."""
@@ -72,8 +73,8 @@ class Monitored:
             if not looked_at:
                 return
             values = voices.broadcast(values)
-        elif not self._news:
+        elif not self.news:
             return
-        self._news = False
+        self.news = False
         numbers = torch.tensor([*values.values()], dtype=torch.float32, device="cpu")  # one, for making it takes long
         trainer.callback_metrics.update(zip(values, numbers.unbind(), strict=True))

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -28,6 +29,11 @@ UNTRACED = "compiled, and not seen to run: it was traced where no hook could be 
 CUDA_GRAPHS = "runs as CUDA graphs, where no hook can be heard: compile it without them to have it measured"
 
 MAPPED = "ran only inside of torch.func, where what it gives out is no batch"
+
+OUTSIDE = -1
+"""The number of the backward under way where there is none; one runs forwards again that were seen, to checkpoint."""
+
+_graph_task: Callable[[], int] = torch._C._current_graph_task_id
 
 FAST_PATH = "not looked for, because a transformer layer is in evaluation mode"
 
@@ -89,7 +95,7 @@ class ForwardWatch:
         if traced:
             reset()
         for module in traced:
-            self._register(module.register_forward_hook, _TracedHook(self, module), self._lasting)
+            self._register("register_forward_hook", _TracedHook(self, module), [module], self._lasting)
 
     @property
     def listening(self) -> bool:
@@ -116,18 +122,13 @@ class ForwardWatch:
         if self._looking:
             known = [*self._callers.values(), *modules] if self._steps > DISCOVERY else self._model.modules()
             callers = dict.fromkeys(known)
-            enter = _EnterHook(self)
-            for module in callers:
-                self._register(module.register_forward_pre_hook, enter, self._handles)
+            self._register("register_forward_pre_hook", _EnterHook(self), callers)
             modules |= callers
-        leave = _LeaveHook(self)
-        for module in modules:
-            if module not in self._inside and module not in fast:
-                self._register(module.register_forward_hook, leave, self._handles)
-        guard = _GuardHook(self)
-        for module in self._fast_paths:
-            if module not in self._inside and module not in fast:
-                self._register(module.register_forward_pre_hook, guard, self._handles)
+        out_of_bounds = self._inside | fast
+        after = _LeaveHook(self) if self._looking else _TellHook(self)
+        self._register("register_forward_hook", after, [m for m in modules if m not in out_of_bounds])
+        guarded = [m for m in self._fast_paths if m not in out_of_bounds]
+        self._register("register_forward_pre_hook", _GuardHook(self), guarded)
 
     @property
     def learning(self) -> bool:
@@ -164,13 +165,17 @@ class ForwardWatch:
         functions = {FUNCTIONS: self._why_not} if self._why_not else {}
         return functions | {f"{name}()": why for name, why in self._outside.items()}
 
-    def _register(self, register: Callable[..., RemovableHandle], hook: object, handles: "_Handles") -> None:
-        module = getattr(register, "__self__", None)
-        try:
-            handles.append((module, register(hook)))
-        except Exception as error:
-            where = next((name for name, m in self._model.named_modules() if m is module), type(module).__name__)
-            self._failures[f"hook at {where}"] = f"failed with {type(error).__name__}: {error}"
+    def _register(
+        self, method: str, hook: "_Hook", modules: Iterable[nn.Module], handles: "_Handles | None" = None
+    ) -> None:
+        register = methodcaller(method, hook)
+        handles = self._handles if handles is None else handles
+        for module in modules:
+            try:
+                handles.append((module, register(module)))
+            except Exception as error:
+                where = next((name for name, m in self._model.named_modules() if m is module), type(module).__name__)
+                self._failures[f"hook at {where}"] = f"failed with {type(error).__name__}: {error}"
 
     # What follows is called by hooks: nothing of it may reach the user's forward.
 
@@ -219,7 +224,7 @@ class ForwardWatch:
         try:
             if self._flag.on and is_mapped(output):
                 self.mapped[id(module)] = module
-            elif self._flag.on and not _is_backward():
+            elif self._flag.on and _graph_task() == OUTSIDE:
                 self._ran(module, output)
         except Exception as error:
             self._failed(error)
@@ -230,7 +235,7 @@ class ForwardWatch:
         start = time.perf_counter()
         self._functions.paused = True
         try:
-            if self._flag.on and not is_mapped(output) and not _is_backward():
+            if self._flag.on and not is_mapped(output) and _graph_task() == OUTSIDE:
                 caller = self._stack[-1] if self._stack else None
                 if caller is None:
                     self._outside[name] = "called outside of the forward of any module of the model"
@@ -289,6 +294,14 @@ class _LeaveHook(_Hook):
             self._watch.leave(module, output)
 
 
+class _TellHook(_Hook):
+    """The same where nobody asks which module calls which."""
+
+    def __call__(self, module: nn.Module, args: Any, output: object) -> None:
+        if not torch.compiler.is_compiling() and self._flag.on:
+            self._watch.tell(module, output)
+
+
 class _TracedHook(_Hook):
     """For a module that torch.compile compiles: the flag gives two graphs, one for steps that are recorded."""
 
@@ -305,12 +318,7 @@ class _TracedHook(_Hook):
             self._tap.send(output)
 
 
-_Handles = list[tuple[nn.Module | None, RemovableHandle]]
-
-
-def _is_backward() -> bool:
-    """Say whether a backward runs forwards again that have been seen, as checkpointing does."""
-    return bool(torch._C._current_graph_task_id() != -1)
+_Handles = list[tuple[nn.Module, RemovableHandle]]
 
 
 def _runs_as_cuda_graphs(root: nn.Module) -> bool:

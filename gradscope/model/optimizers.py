@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -25,6 +26,18 @@ def tells_of_steps(optimizer: Optimizer) -> bool:
     return getattr(step, "hooked", False) and hasattr(optimizer, "_optimizer_step_post_hooks")
 
 
+class _Known(NamedTuple):
+    """The parameters of an optimizer as they were last: `identities` of all of them, and which were still `lazy`."""
+
+    identities: list[int]
+    lazy: Sequence[Tensor]
+    parameters: Parameters
+
+    def holds(self, identities: list[int]) -> bool:
+        """Say whether these are the parameters still: one that was lazy becomes another with the same identity."""
+        return self.identities == identities and all(map(is_lazy, self.lazy))
+
+
 class Optimizers:
     """Gives the moments of their steps. `root` is the model with what a strategy has wrapped around it."""
 
@@ -35,7 +48,7 @@ class Optimizers:
         """What of their parameters cannot be measured, and why."""
         self._table, self._scale, self._root = table, scale, root
         self._untouched = False
-        self._parameters: dict[int, tuple[list[int], Parameters]] = {}
+        self._known: dict[int, _Known] = {}
 
     def begin(self, optimizers: Sequence[Optimizer], untouched: bool) -> None:
         """Begin a step; `untouched` promises that nobody changes gradients unseen before an optimizer uses them."""
@@ -53,10 +66,10 @@ class Optimizers:
     def before_idle_step(self, optimizer: Optimizer) -> Moment:
         """Return the same for a step that is not recorded: by the parameters of the last that was, if there was one."""
         number = self._number(optimizer)
-        identities, parameters = self._parameters.get(number, ([], None))
-        if parameters is None or len(identities) != sum(len(group["params"]) for group in optimizer.param_groups):
+        known = self._known.get(number)
+        if known is None or len(known.identities) != sum(len(group["params"]) for group in optimizer.param_groups):
             return self.before_step(optimizer)
-        return Moment(number, parameters, self._scale.tensor(), self._scale.left_to(optimizer))
+        return Moment(number, known.parameters, self._scale.tensor(), self._scale.left_to(optimizer))
 
     def after_step(self, optimizer: Optimizer) -> Moment:
         """Return the moment after the step of `optimizer`, with what the step tells of itself."""
@@ -65,8 +78,8 @@ class Optimizers:
 
     def sharded(self) -> tuple[int, ...]:
         """Return how many parameters each optimizer has, where any of them is not all here: else nothing."""
-        known = [self._parameters.get(number) for number in range(len(self.all))]
-        sizes = [(len(of[1].tensors), of[1].spread) if of is not None else (0, False) for of in known]
+        known = [self._known.get(number) for number in range(len(self.all))]
+        sizes = [(len(of.parameters.tensors), of.parameters.spread) if of is not None else (0, False) for of in known]
         return tuple(size for size, _ in sizes) if any(spread for _, spread in sizes) else ()
 
     def rows_left_out(self, model: nn.Module) -> set[int]:
@@ -81,13 +94,14 @@ class Optimizers:
 
     def _moment(self, optimizer: Optimizer, scaled: bool = False, overflow: Tensor | None = None) -> Moment:
         number = self._number(optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p)]
-        identities = [id(p) for p in parameters]
-        known, owned = self._parameters.get(number, ([], None))
-        if owned is None or known != identities:
-            owned = self._owned(optimizer, parameters)
-            self._parameters[number] = identities, owned
-        return Moment(number, owned, self._scale.tensor(), scaled, overflow, self._untouched)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        identities = [*map(id, parameters)]
+        known = self._known.get(number)
+        if known is None or not known.holds(identities):
+            lazy = [p for p in parameters if is_lazy(p)]
+            owned = self._owned(optimizer, [p for p in parameters if not is_lazy(p)])
+            known = self._known[number] = _Known(identities, lazy, owned)
+        return Moment(number, known.parameters, self._scale.tensor(), scaled, overflow, self._untouched)
 
     def _number(self, optimizer: Optimizer) -> int:
         return next((i for i, o in enumerate(self.all) if o is optimizer), -1)

@@ -67,7 +67,7 @@ def is_distributed(tensor: object) -> bool:
 
 def is_partial(tensor: Tensor) -> bool:
     """Say whether what this rank holds of `tensor` is not a part of it but a summand, of which no norm can be told."""
-    return any(placement.is_partial() for placement in _placements(tensor))
+    return is_distributed(tensor) and any(placement.is_partial() for placement in _placements(tensor))
 
 
 def lies_like(gradient: Tensor, parameter: Tensor) -> bool:

@@ -238,15 +238,8 @@ def _measure(moment: Moment, momenta: Momenta = MappingProxyType({})) -> _Norms:
         norms = norms / moment.loss_scale
     present = [i for i, _ in gradients]
     return _Norms(
-        present, rows[present], norms, rows[_trainable(moment.parameters)], _versions(moment.parameters, gradients)
+        present, rows[present], norms, rows[moment.parameters.trainable()], _versions(moment.parameters, gradients)
     )
-
-
-def _trainable(parameters: Parameters) -> list[int]:
-    """The numbers of the parameters that a gradient is to be expected of: none that has no element to be moved."""
-    left_out = {*parameters.unsummed()}
-    some = enumerate(parameters.tensors)
-    return [i for i, p in some if p.requires_grad and i not in left_out and parameters.elements(i)]
 
 
 def _versions(parameters: Parameters, gradients: Sequence[tuple[int, Tensor]]) -> list[tuple[int, int]] | None:

@@ -65,9 +65,10 @@ class LivenessProbe(Probe):
             peaks = peaks.float()
         batch = self._batches[-1]
         units = peaks.shape[0]
-        if row not in self._widths:
+        width = self._widths.get(row)
+        if width is None:
             self._widths[row], self._slices[row] = units, unit_slice(producer, units)
-        if (width := self._widths[row]) != units:
+        elif width != units:
             raise ValueError(f"the number of units changed from {width} to {units}")
         batch[row] = torch.maximum(batch[row], peaks) if row in batch else peaks
 
@@ -124,7 +125,9 @@ def _fractions(
 ) -> Measured:
     """What `counts` of dead, dying and revived units up to the end of each of `rows` come to: fractions of a layer."""
     fractions = np.full((3, layers), np.nan, dtype=np.float32)
-    fractions[:, list(rows)] = np.diff(counts, axis=1, prepend=0) / [widths[row] for row in rows]
+    before = np.zeros_like(counts)
+    before[:, 1:] = counts[:, :-1]
+    fractions[:, rows] = (counts - before) / [widths[row] for row in rows]
     return Measured(dict(zip(FRACTIONS, fractions, strict=True)))
 
 
@@ -177,7 +180,7 @@ def _peaks(output: Tensor, dimension: int) -> Tensor:
     """
     shape = output.shape
     samples = shape[0] // 8 if len(shape) > 1 else 0
-    if samples and output.numel() // shape[0] * samples >= ENOUGH * shape[dimension] and output.is_cpu:
+    if samples and output.is_cpu and output.numel() // shape[0] * samples >= ENOUGH * shape[dimension]:
         peaks = stats.unit_peaks(output[:samples], dimension)
         if bool((peaks > 0).all()):
             return peaks
@@ -193,7 +196,7 @@ class _Batch(NamedTuple):
 
 
 def _fired(peaks: Mapping[int, Tensor]) -> _Batch:
-    return _Batch(tuple(peaks), [len(units) for units in peaks.values()], torch.cat(list(peaks.values())) > 0)
+    return _Batch(tuple(peaks), [units.shape[0] for units in peaks.values()], torch.cat(list(peaks.values())) > 0)
 
 
 class _Units:
@@ -229,8 +232,8 @@ class _Units:
             for row, width in zip(batch.rows, batch.widths, strict=True):
                 self._enter(row, width, batch.fired.device)
         self._select(batch.rows)
-        revived = batch.fired & (self._silent >= self._window) & self._silent.isfinite()
-        self._silent = torch.where(batch.fired, 0.0, self._silent + 1)
+        revived = (self._silent >= self._window).logical_and_(self._silent < NEVER).logical_and_(batch.fired)
+        self._silent = (self._silent + 1).masked_fill_(batch.fired, 0)
         return revived
 
     def _enter(self, row: int, width: int, device: torch.device) -> None:
@@ -257,9 +260,9 @@ class _Units:
     def _running_counts(self, rows: tuple[int, ...], revived: Tensor) -> Tensor:
         self._select(rows)
         dead = self._silent >= self._window
-        masks = torch.stack((dead, (self._silent > 0) & ~dead, revived))
+        masks = torch.stack((dead, (self._silent > 0).logical_xor_(dead), revived))  # who is dead is silent, too
         # Integers, because a running sum of floats has no deterministic kernel on CUDA.
-        return masks.cumsum(dim=1, dtype=torch.int32)[:, self._ends]
+        return masks.cumsum(dim=1, dtype=torch.int32).index_select(1, self._ends)
 
     def _select(self, rows: tuple[int, ...]) -> None:
         if rows == self._rows:

@@ -123,8 +123,10 @@ class Probe:
 
 def sum_by_layer(rows: npt.NDArray[np.int64], values: npt.NDArray[np.float64], layers: int) -> npt.NDArray[np.float64]:
     """Sum `values` by the row they belong to: float64[layers], NaN for a layer that has none. Row -1 is left out."""
+    if not len(rows):
+        return np.full(layers, np.nan)
     bins = rows + 1  # of which the first takes what is not watched
-    sums = np.bincount(bins, weights=values, minlength=layers + 1)[1:].astype(np.float64)  # of nothing: integers
+    sums = np.bincount(bins, weights=values, minlength=layers + 1)[1:].astype(np.float64, copy=False)
     sums[np.bincount(bins, minlength=layers + 1)[1:] == 0] = np.nan
     return sums
 

@@ -210,7 +210,7 @@ def _change(moved: Sequence[_Moved], copy: Floats, layers: int) -> npt.NDArray[n
 
 
 def _places(tensors: Sequence[Tensor]) -> list[int]:
-    return [t.data_ptr() for t in tensors]
+    return [*map(Tensor.data_ptr, tensors)]
 
 
 def _storage(t: Tensor) -> int:

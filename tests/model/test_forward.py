@@ -262,7 +262,7 @@ def fail(*_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(
     "broken",
     [
-        "gradscope.model.forward._is_backward",
+        "gradscope.model.forward._graph_task",
         "gradscope.model.trace.Trace.enter",
         "gradscope.model.trace.Trace.leave",
         "gradscope.recorder.Recorder._see",

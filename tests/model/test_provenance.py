@@ -1,5 +1,6 @@
 """Where a NaN was born: the module, forward or backward, and the very step, recorded or not."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -213,6 +214,34 @@ def test_the_output_watch_names_modules_in_order() -> None:
     assert names == ["0", "0", "1"]
     assert [mark.item() for mark in marks] == pytest.approx([0, np.nan, 0], nan_ok=True)
     assert list(tensors_in(None)) == []
+
+
+def test_what_a_module_passes_on_is_marked_once_but_not_what_it_wrote_to() -> None:
+    net = mlp()
+    watch = OutputWatch(LayerTable(net, lambda name: True))
+    x = torch.ones(3, 2)
+    watch.see(net[0], x)
+    watch.see(net[1], x)
+    watch.see(net[1], x.flatten())
+    watch.see(net[1], x[0])
+    watch.see(net[0], x.fill_(torch.nan))
+    with torch.inference_mode():
+        y = torch.ones(3)
+    watch.see(net[1], y)
+    watch.see(net[1], y)
+    names, marks = watch.finish()
+    assert names == ["0", "1", "0", "1", "1"]
+    assert [mark.item() for mark in marks] == pytest.approx([0, 0, np.nan, 0, 0], nan_ok=True)
+
+
+def test_what_was_marked_last_is_not_kept_alive() -> None:
+    net = mlp()
+    watch = OutputWatch(LayerTable(net, lambda name: True))
+    x = torch.ones(3)
+    gone = weakref.ref(x)
+    watch.see(net[0], x)
+    del x
+    assert gone() is None
 
 
 def test_a_mask_that_does_no_harm_is_no_origin() -> None:
