@@ -8,7 +8,8 @@ Steps of three kinds take turns in one fit: plain ones of a trainer without Grad
 not record, and recorded ones, each compared with the plain steps beside it. Recorded steps write a TensorBoard log, as
 a user's run does. Shown is the median, with the quartiles in brackets. The ratios to a plain step follow from the
 medians: a cadence of n is n − 1 attached steps and a recorded one. A small cost needs many steps to stand out from the
-noise of the machine: look at the quartiles.
+noise of the machine: look at the quartiles. The C library is told to keep memory that is freed, in all kinds of steps
+alike, since what it does else is the largest noise of all.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 
 import scaling
 import torch
-from interleave import RECORDED, Cost, Spread, measure
+from interleave import RECORDED, Cost, Spread, keep_memory, measure
 from nets import CASES, Case
 from peers import PEERS, Peer, version
 from tables import costs, device_name, milliseconds, show, table
@@ -29,6 +30,7 @@ NOT_INSTALLED = 'not installed: pip install -e ".[peers]"'
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    keep_memory()
     show(device_name("cpu"))
     if options.nets:
         rows = [(CASES[name].name, measure(CASES[name], options.steps)) for name in options.nets]

@@ -111,7 +111,7 @@ class _Chosen:
         gradients = [parameters.tensors[i].grad for i in indices]
         self.layouts = [torch.strided if g is None else g.layout for g in gradients]
         here = [parameters.here(i) for i in indices]
-        self.joined = {*self.layouts} == {torch.strided} and _lie_on_one_accelerator(here)
+        self.joined = {*self.layouts} == {torch.strided} and stats.lie_on_one_accelerator(here)
         self.block = 1 if self.joined else stats.BLOCK
         self.rows = [int(parameters.rows[i]) for i in indices]
         self.sizes = [_sample(t, self.block).numel() for t in here]
@@ -156,15 +156,6 @@ def _spread(parameters: Parameters) -> list[int]:
     if len(indices) <= LAYERS:
         return indices
     return [indices[i] for i in np.linspace(0, len(indices) - 1, LAYERS).round().astype(int)]
-
-
-def _lie_on_one_accelerator(tensors: Sequence[Tensor]) -> bool:
-    devices = {t.device for t in tensors}
-    return len(devices) == 1 and all(map(_is_accelerator, devices))
-
-
-def _is_accelerator(device: torch.device) -> bool:
-    return device.type != "cpu"
 
 
 def _sample(gradient: Tensor, block: int) -> Tensor:

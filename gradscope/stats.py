@@ -24,7 +24,22 @@ elements to 5e-6, and cost next to no more."""
 BLOCK = 8
 """Elements next to each other that a sample takes at each of its places: half of what memory gives at once."""
 
+_CPU = torch.device("cpu")
+
 _norm: Callable[..., Tensor] = torch.linalg.vector_norm  # torch has no types for it
+
+
+def lie_on_one_accelerator(tensors: Sequence[Tensor]) -> bool:
+    """Say whether it is the number of kernels that costs to look at `tensors`; on the CPU it is the places in memory.
+
+    False of none, and of some that lie on several devices.
+    """
+    return len({t.device for t in tensors}) == 1 and is_accelerator(tensors[0].device)
+
+
+def is_accelerator(device: torch.device) -> bool:
+    """Say whether `device` is any but the CPU."""
+    return device != _CPU
 
 
 @torch.no_grad()
@@ -39,12 +54,13 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float32, device="cpu")
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
-    if {t.is_cpu for t in dense} == {True}:
+    devices = {t.device for t in dense}
+    if devices == {_CPU}:
         return _norms_on_cpu(dense)
     halves = iter(_foreach_norm([t for t in dense if t.dtype in _HALF], torch.float32))
     others = iter(_foreach_norm([t for t in dense if t.dtype not in _HALF], None))
     norms = [next(halves if t.dtype in _HALF else others) for t in dense]
-    return torch.stack([n.to(dense[0].device) for n in norms]).float()
+    return torch.stack([n.to(dense[0].device) for n in norms] if len(devices) > 1 else norms).float()
 
 
 @torch.no_grad()

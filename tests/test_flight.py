@@ -30,7 +30,7 @@ def backward(net: nn.Module, features: int = 20) -> None:
 @pytest.fixture(params=["cpu", "accelerator"])
 def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also as on an accelerator, where samples are kept in place of norms."""
-    monkeypatch.setattr("gradscope.flight._is_accelerator", lambda device: request.param == "accelerator")
+    monkeypatch.setattr("gradscope.stats.is_accelerator", lambda device: request.param == "accelerator")
 
 
 def exact_norms(net: nn.Sequential) -> list[float]:
@@ -121,7 +121,7 @@ def test_what_is_scaled_or_complex() -> None:
 
 def test_samples_of_an_accelerator_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """One tensor a step, and nothing of the gradients themselves."""
-    monkeypatch.setattr("gradscope.flight._is_accelerator", lambda device: True)
+    monkeypatch.setattr("gradscope.stats.is_accelerator", lambda device: True)
     net = mlp(widths=(20, 700, 4))
     recorder, step = recorder_for(net)
     backward(net)

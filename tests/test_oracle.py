@@ -15,6 +15,13 @@ from tests.oracle import Expected, Oracle
 WIDE = (20, 300, 200, 4)
 
 
+class Wide(nn.Module):
+    """Goes on in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
 def fit(model: pl.LightningModule, batches: Batches | None = None, **options: Any) -> tuple[Run, dict[int, Expected]]:
     """Fit under GradScope and the oracle together."""
     scope, oracle = GradScope(every_n_steps=1, summary=False), Oracle()
@@ -46,6 +53,20 @@ def test_what_is_estimated_of_a_large_layer_is_near_the_truth(metric: str, toler
     middle = next(i for i, layer in enumerate(run.layers) if layer.name == "net.2")
     exact = [truth.metrics[metric]["net.2"] for truth in expected.values()]
     assert run.metric(metric)[:, middle] == pytest.approx(exact, rel=tolerance)
+
+
+@pytest.mark.parametrize("widths", [(20, 12, 4), (20, 700, 600, 4)], ids=["whole", "sampled"])
+def test_weights_on_an_accelerator_are_measured_as_on_the_cpu(widths: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There samples of all lengths are joined, in place of those of the same one."""
+    runs = []
+    for accelerator in (False, True):
+        monkeypatch.setattr("gradscope.stats.is_accelerator", lambda device, answer=accelerator: answer)
+        torch.manual_seed(3)
+        net = mlp(nn.ReLU, widths).append(nn.Linear(4, 4, dtype=torch.float64))
+        net.insert(len(net) - 1, Wide())
+        runs.append(fit(Classifier(net, optimizer=torch.optim.AdamW, lr=1e-3))[0])
+    for metric in ("weight_norm", "update_ratio"):
+        assert runs[1].metric(metric) == pytest.approx(runs[0].metric(metric), rel=1e-6, nan_ok=True), metric
 
 
 def test_micro_batches_measure_what_one_batch_measures() -> None:

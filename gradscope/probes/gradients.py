@@ -176,7 +176,8 @@ class _Entry:
 
     def __init__(self, backward: _Copied, before: _Copied, after: _Copied | None, skipped: bool) -> None:
         self.skipped = skipped
-        wiped = after is not None and before.squares.sum() > 0 and after.squares.sum() == 0
+        changed = None if after is before else after
+        wiped = changed is not None and before.squares.sum() > 0 and changed.squares.sum() == 0
         self.unknown = not skipped and (after is None or wiped)
         shrunk = backward is not _NOTHING and before.squares.sum() < backward.squares.sum()
         self.first = backward if shrunk else before
@@ -268,8 +269,12 @@ def _norms_as_given(moment: Moment, gradients: Sequence[tuple[int, Tensor]], mom
 
 
 def _split(ledgers: Sequence[_Ledger], copy: Floats) -> list[tuple[_Ledger, Floats]]:
-    ends = np.cumsum([sum(t.numel() for t in ledger.tensors()) for ledger in ledgers], dtype=np.int64)
-    return list(zip(ledgers, np.split(copy, ends), strict=False))  # what is left over is the loss scale
+    parts = []
+    for ledger in ledgers:
+        size = sum([t.numel() for t in ledger.tensors()])
+        parts.append((ledger, copy[:size]))
+        copy = copy[size:]
+    return parts  # what is left over is the loss scale
 
 
 def _take(norms: _Norms | None, copy: Floats) -> tuple[_Copied, Floats]:

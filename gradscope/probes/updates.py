@@ -39,7 +39,7 @@ SAMPLE = 1024
 
 
 class _Samples:
-    """Evenly spread elements of the trainable parameters that are watched, those of a length side by side.
+    """Evenly spread elements of the trainable parameters that are watched, many of them side by side.
 
     `numbers`, `rows` and `scale`, int64[n] twice and float64[n], are the parameter and the layer of each sample, and
     how many elements stand behind one of its elements, in the order of `norms`. Of sharded parameters they are those of
@@ -56,9 +56,10 @@ class _Samples:
         views = [stats.sample(t, size or t.numel()) for t in tensors]
         # A tensor that is not dense is sampled by copying: that sample does not follow it.
         self._follows = all(_storage(v) == _storage(t) for v, t in zip(views, tensors, strict=True))
-        alike: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = {}
+        self._joined = stats.lie_on_one_accelerator(views)
+        alike: dict[tuple[object, torch.dtype, torch.device], list[int]] = {}
         for i, view in enumerate(views):
-            alike.setdefault((view.shape, view.dtype, view.device), []).append(i)
+            alike.setdefault((view.dim() if self._joined else view.shape, view.dtype, view.device), []).append(i)
         order = [i for group in alike.values() for i in group]
         self._groups = [[views[i] for i in group] for group in alike.values()]
         self.numbers = np.array(chosen, dtype=np.int64)[order]
@@ -92,7 +93,11 @@ class _Samples:
 
     def norms(self, elements: Sequence[Tensor]) -> list[Tensor]:
         """Return the L2 norm of each sample's part of `elements`, group by group, as `copies` gives them."""
-        return [stats.row_norms(part.view(len(g), -1)) for g, part in zip(self._groups, elements, strict=True)]
+        groups = [*zip(self._groups, elements, strict=True)]
+        if not self._joined:
+            return [stats.row_norms(part.view(len(views), -1)) for views, part in groups]
+        split = [torch.split(part, [view.shape[0] for view in views]) for views, part in groups]
+        return [stats.l2_norms([sample for samples in split for sample in samples])] if split else []
 
 
 class _Weights(NamedTuple):

@@ -11,9 +11,12 @@ from gradscope.ranks.group import Group
 from gradscope.ranks.merging import RankMerge
 from gradscope.recorder import Recorder
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and dist.is_nccl_available()), reason="needs a CUDA device and NCCL"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (torch.cuda.is_available() and dist.is_nccl_available()), reason="needs a CUDA device and NCCL"
+    ),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
 
 
 def test_a_group_of_one_measures_what_it_measures_alone() -> None:
