@@ -43,6 +43,7 @@ class StepWatch:
         self._overflowed: Tensor | None = None
         self._suspected: Origin | None = None
         self._error: Exception | None = None
+        self._rests = False
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
         """Attach to the steps of `optimizers` until `detach`."""
@@ -58,8 +59,14 @@ class StepWatch:
             handle.remove()
         self._handles, self._hooked = [], []
 
+    def rest(self) -> None:
+        """Only count steps from now on."""
+        self._rests, self._flight, self._losses = True, None, []
+
     def before_backward(self, step: int, loss: Tensor, batch: object) -> None:
         """Look at `loss`, between forward and backward."""
+        if self._rests:
+            return
         here = local(loss)
         if self.origin is None and here.is_cpu and here.numel() == 1 and not math.isfinite(here.item()):
             self._suspected = self._born_forward(step, loss, batch)
@@ -80,7 +87,7 @@ class StepWatch:
         """End a micro-batch, and the step with it where an optimizer stepped; `loss` has one element."""
         if self._error is not None:
             raise self._error
-        if loss is not None:
+        if loss is not None and not self._rests:
             self._losses.append(loss.detach().clone())  # the user may write on into it
         if self._steps == self._counted:
             del self._losses[:-MICRO_BATCHES]

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradscope.lightning.alarm import Alarm
 
@@ -25,12 +25,24 @@ RECENT = 50
 """Steps by whose medians a budget is planned, in steps of each kind."""
 
 
+LEAST = 10
+"""Steps of a kind by which it is decided to look at nothing in them: for good, so that it must not be by mistake."""
+
+
+class Plan(NamedTuple):
+    """The steps between records, and whether nothing is looked at in the others."""
+
+    interval: int
+    bare: bool
+
+
 class Cadence:
     """Decides which steps are due, and when records are judged.
 
     With a budget the interval is chosen after the first steps, which are all recorded, and reviewed ever more rarely:
     at steps 12, 24, 48, … What the first steps cost beyond the budget is paid back: until the share spent is under the
-    budget, half of it is planned for.
+    budget, half of it is planned for. Where what is looked at in every step is more than the budget pays for, steps are
+    left `bare` from then on, and the next review finds out what remains for records.
 
     Of several ranks each must come to the same decision, so that they go by the number of the step alone: an alarm,
     which is heard on one rank and not on another, changes nothing unless the rank is `alone`.
@@ -41,6 +53,8 @@ class Cadence:
         self.budget = budget
         self.alarm = Alarm()
         self.alone = True
+        self.bare = False
+        """Whether nothing is looked at in every step, for the budget does not pay for it."""
         self._review_at = FIRST_STEPS + 2
         self._diagnose_at = FIRST_STEPS
         self._diagnose_first = False
@@ -69,6 +83,7 @@ class Cadence:
         return {
             "budget": self.budget,
             "interval": self.interval,
+            "bare": self.bare,
             "review_at": self._review_at,
             "diagnose_at": self._diagnose_at,
             "alarms_in_a_row": self._alarms_in_a_row,
@@ -97,7 +112,7 @@ class Cadence:
         self._goes_on = True
         self.alarm, self._alarms_in_a_row, self._diagnose_at = alarm, alarms_in_a_row, diagnose_at
         if self.budget is not None and state.get("budget") is not None:
-            self.interval, self._review_at = interval, review_at
+            self.interval, self._review_at, self.bare = interval, review_at, bool(state.get("bare", False))
             self._recorded, self._unrecorded, self._steps = recorded, unrecorded, steps
             self._own_seconds, self._all_seconds = own_seconds, all_seconds
 
@@ -136,6 +151,21 @@ class Cadence:
         self._diagnose_first = False
         self._diagnose_at = records * 5 // 4 + 1
         return True
+
+    def plan(self) -> Plan:
+        """Return what the budget pays for, by what steps took so far."""
+        return Plan(self.affordable_interval(), self.bare or self._must_be_bare())
+
+    def follow(self, plan: Plan) -> None:
+        """Go by `plan` from now on."""
+        if plan.bare and not self.bare:
+            self._unrecorded.clear()  # what these take from now on is not known yet
+        self.interval, self.bare = plan
+
+    def _must_be_bare(self) -> bool:
+        if self.budget is None or len(self._unrecorded) < LEAST:
+            return False
+        return statistics.median(self._unrecorded) > HEADROOM * self.budget * statistics.median(self._steps)
 
     def affordable_interval(self) -> int:
         """Return the shortest interval that holds the budget, by what steps took so far."""

@@ -115,7 +115,9 @@ class GradScope(Resumable):
             after a record that looks like the beginning of a disaster. Steps count as on the x-axis of Lightning's
             loggers.
         budget: In place of `every_n_steps`: the share of the step time that GradScope may take, a number in (0, 1].
-            It chooses the interval after the first 10 steps, reviews it ever more rarely, and ranks agree on it.
+            It chooses the interval after the first 10 steps, reviews it ever more rarely, and ranks agree on it. Where
+            even a look at every step costs more, as in steps of a few milliseconds, steps between records are only
+            counted: no flight recorder then, and where a NaN was born is known of recorded steps alone.
         layers: Glob patterns on names as in ``model.named_modules()``; a leading ``!`` excludes:
             ``["encoder.*", "!*.norm"]``. A layer that is not watched still counts in the total norm.
         thresholds: What the rules judge by.
@@ -248,14 +250,15 @@ class GradScope(Resumable):
             self._begin(trainer)  # shielded by itself: whatever fails there, the other ranks count on what follows
         self._review(trainer)
         self._agree(trainer)
-        if self._cadence.due(logged_step(trainer)):
+        due = self._cadence.due(logged_step(trainer))
+        if due:
             self._fit.ranks.owe(trainer.global_step)
         if self._fit.recorder is None:
             return
         self._batch = batch
         if self._recording:
             self._fit.recorder.begin_batch()
-        elif not self._off and self._cadence.due(logged_step(trainer)):
+        elif due and not self._off:
             self._recording, self._micro_batches = True, 0
             everything = self._cadence.alarmed() or pl_module.device.type != "cpu"
             untouched = gradients_are_left_alone(trainer, pl_module, self)
@@ -327,7 +330,7 @@ class GradScope(Resumable):
         looked_at = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
         while (record := self._fit.recorder.poll(wait=looked_at)) is not None:
             self._keep(trainer, record)
-        if trainer.world_size == 1:
+        if self._cadence.alone:
             self._end_fit(trainer, self._actions.agreed(None))
 
     @_shielded
@@ -416,10 +419,12 @@ class GradScope(Resumable):
     def _review(self, trainer: pl.Trainer) -> None:
         """Choose the interval anew where it is time: on every rank, also on one where GradScope has failed."""
         if self._cadence.wants_review(logged_step(trainer)):
-            interval = self._cadence.affordable_interval()
+            plan = self._cadence.plan()
             # All take what rank zero says, so that all record the same steps.
             voices = self._fit.ranks.voices
-            self._cadence.interval = interval if voices is None else voices.broadcast(interval)
+            self._cadence.follow(plan if voices is None else voices.broadcast(plan))
+            if self._cadence.bare:
+                self._fit.leave_steps_bare()
 
     def _agree(self, trainer: pl.Trainer) -> None:
         """Let several ranks end the fit together, right after a step that each of them knows to be recorded."""
@@ -505,6 +510,8 @@ class GradScope(Resumable):
         memory, self._loaded = self._loaded, None
         if memory is not None:  # first of all: ranks go by the cadence, also one on which something has failed
             self._cadence.restore(memory.cadence)
+            if self._cadence.bare:
+                self._fit.leave_steps_bare()
         self._cadence.begin(step)
         if memory is not None and self._fit.recorder is not None:
             self._actions.restore(memory.findings)

@@ -76,6 +76,12 @@ class Fit:
             self.unseen["every step"] = f"no longer looked at after {type(error).__name__}: {error}"
             say(f"every step is {self.unseen['every step']}. Everything else goes on.")
 
+    def leave_steps_bare(self) -> None:
+        """Look at nothing in every step from now on; steps are counted still."""
+        if self.watch is not None:
+            self.watch.rest()
+            self.unseen["every step"] = "not looked at, for the budget does not pay for it"
+
     def tell_ranks(self) -> None:
         """Have ready what the other ranks are to know, if there are any."""
         if self.ranks.merge is None:

@@ -13,7 +13,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from gradscope import GradScope, Record
 from gradscope.lightning.alarm import CALM, Alarm
-from gradscope.lightning.cadence import FIRST_STEPS, LONGEST_INTERVAL, Cadence
+from gradscope.lightning.cadence import FIRST_STEPS, LONGEST_INTERVAL, Cadence, Plan
 from tests.models import Batches, Classifier, mlp, trainer
 
 
@@ -44,6 +44,40 @@ def test_without_a_budget_the_interval_stays() -> None:
 )
 def test_the_interval_holds_the_budget(budget: float, record: float, idle: float, interval: int) -> None:
     assert planned(Cadence(budget=budget), 1.0, record, idle) == interval
+
+
+def test_where_the_budget_does_not_pay_for_looking_nothing_is_looked_at_for_good() -> None:
+    cadence = Cadence(budget=0.02)
+    for _ in range(9):
+        cadence.took(False, 1.02, 0.02)  # 0.02 of a step is more than 0.8 × 0.02
+    assert not cadence.plan().bare, "too few to tell by"
+    assert planned(cadence, 1.0, 0.5, 0.02) == LONGEST_INTERVAL
+    cadence.follow(cadence.plan())
+    assert cadence.bare
+    for _ in range(10_000):
+        cadence.took(False, 1.001, 0.001)
+    cadence.follow(cadence.plan())
+    assert cadence.interval == 34  # 0.499 / (0.8 × 0.02 − 0.001), rounded up
+    assert cadence.bare
+    resumed, unlimited = Cadence(budget=0.02), Cadence()
+    for other in (resumed, unlimited):
+        other.restore(cadence.state())
+    assert (resumed.bare, unlimited.bare) == (True, False)
+
+
+def test_what_is_looked_at_in_every_step_is_affordable_where_records_are_not() -> None:
+    cadence = Cadence(budget=0.02)
+    assert planned(cadence, 1.0, 20.0, 0.015) == LONGEST_INTERVAL  # half of the budget, until it is paid back
+    assert not cadence.plan().bare
+
+
+@pytest.mark.parametrize(("budget", "bare"), [(1e-6, True), (1.0, False)])
+def test_steps_are_counted_where_nothing_is_looked_at(budget: float, bare: bool) -> None:
+    scope = GradScope(budget=budget, summary=False)
+    trainer(scope).fit(Classifier(mlp(), lr=1e-3), Batches(60))
+    why = "not looked at, for the budget does not pay for it"
+    assert scope.run.coverage.unseen == ({"every step": why} if bare else {})
+    assert scope.run.ledger.steps == 60
 
 
 def test_the_first_step_is_recorded_unless_a_record_goes_on() -> None:
@@ -151,12 +185,12 @@ def test_what_a_checkpoint_takes_is_no_part_of_a_step(monkeypatch: pytest.Monkey
 
 
 def test_ranks_take_what_rank_zero_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    asked: list[Plan] = []
 
     def broadcast(self: Any, value: Any, src: int = 0) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, Plan):
             asked.append(value)
-            return 17
+            return Plan(17, bare=True)
         return value
 
     monkeypatch.setattr(SingleDeviceStrategy, "broadcast", broadcast)
@@ -165,10 +199,11 @@ def test_ranks_take_what_rank_zero_says(monkeypatch: pytest.MonkeyPatch) -> None
     trainer(scope).fit(Classifier(mlp()), Batches(number=60))
     assert len(asked) == 3, "before steps 12, 24 and 48"
     assert list(scope.run.steps) == [*range(11), 17, 34, 51]
+    assert "every step" in scope.run.coverage.unseen
 
 
 def test_a_rank_on_which_gradscope_failed_does_not_leave_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    asked: list[object] = []
 
     def broadcast(self: Any, value: Any, src: int = 0) -> Any:
         asked.append(value)
@@ -183,7 +218,7 @@ def test_a_rank_on_which_gradscope_failed_does_not_leave_the_others_waiting(monk
     scope = GradScope(budget=0.5, summary=False)
     trainer(scope).fit(Classifier(mlp()), Batches(number=30))
     assert "broken on purpose" in scope.run.coverage.unseen["GradScope"]
-    assert [value for value in asked if type(value) is int] == [10, 10]
+    assert [value for value in asked if isinstance(value, Plan)] == [Plan(10, bare=False)] * 2
 
 
 def test_every_step_is_counted_and_so_is_every_one_that_was_skipped() -> None:

@@ -835,6 +835,16 @@ def test_no_step_of_a_resumed_fit_is_charged_with_the_time_before(
     assert 3600 < scope.run.overhead.gradscope_seconds < 4200, "the run is charged with it"
 
 
+def test_steps_that_a_budget_left_bare_stay_so(tmp_path: Path) -> None:
+    assert "every step" in fit(tmp_path, 30, scope=GradScope(budget=1e-6, summary=False)).run.coverage.unseen
+    resumed = fit(tmp_path, 36, saved(tmp_path, 30), GradScope(budget=1e-6, summary=False))  # the next review is at 48
+    assert "every step" in resumed.run.coverage.unseen
+    assert memory_of(state_in(saved(tmp_path, 36))).window is None
+    assert resumed.run.ledger.steps == 36
+    by_interval = fit(tmp_path, 36, saved(tmp_path, 30), GradScope(every_n_steps=5, summary=False))
+    assert by_interval.run.coverage.unseen == {}
+
+
 def test_a_new_budget_in_the_middle_waits_for_something_to_plan_by() -> None:
     cadence = Cadence(budget=0.02)
     cadence.begin(10_000)
