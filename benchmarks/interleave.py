@@ -8,6 +8,7 @@ logger's thread writes on into that step, and the caches have to be filled again
 import ctypes
 import math
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -167,7 +168,7 @@ def keep_memory() -> None:
     It gives large blocks back to the system and asks for them again, or does not, as chance has it: a plain step of
     the CNN of the demo meets no page fault or 13,800 of them, which take 18 ms, four times what a record takes.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(M_MMAP_MAX, 0)

@@ -49,7 +49,7 @@ class StepWatch:
         """Attach to the steps of `optimizers` until `detach`."""
         for optimizer in optimizers:
             if tells_of_steps(optimizer):
-                self._handles.append(optimizer.register_step_pre_hook(self._begin_step))
+                self._handles.append(optimizer.register_step_pre_hook(self.count))
                 self._handles.append(optimizer.register_step_post_hook(self._after_optimizer_step))
                 self._hooked.append(optimizer)
 
@@ -60,20 +60,18 @@ class StepWatch:
         self._handles, self._hooked = [], []
 
     def rest(self) -> None:
-        """Only count steps from now on."""
-        self._rests, self._flight, self._losses = True, None, []
+        """Keep no flight from now on: there will be steps of which only `count` is told, and end."""
+        self._rests = True
 
     def before_backward(self, step: int, loss: Tensor, batch: object) -> None:
         """Look at `loss`, between forward and backward."""
-        if self._rests:
-            return
         here = local(loss)
         if self.origin is None and here.is_cpu and here.numel() == 1 and not math.isfinite(here.item()):
             self._suspected = self._born_forward(step, loss, batch)
 
     def before_optimizer_step(self, step: int, optimizer: Optimizer, moment_of: Callable[[Optimizer], Moment]) -> None:
         """Look at the gradients that `optimizer` is about to use; `moment_of` gives its parameters."""
-        self._begin_step(optimizer)
+        self.count(optimizer)
         if self._flight is None:
             return
         moment = moment_of(optimizer)
@@ -87,7 +85,7 @@ class StepWatch:
         """End a micro-batch, and the step with it where an optimizer stepped; `loss` has one element."""
         if self._error is not None:
             raise self._error
-        if loss is not None and not self._rests:
+        if loss is not None:
             self._losses.append(loss.detach().clone())  # the user may write on into it
         if self._steps == self._counted:
             del self._losses[:-MICRO_BATCHES]
@@ -99,7 +97,7 @@ class StepWatch:
         self._suspected = self._overflowed = None
         self._missed += len(self._open)
         self._open.clear()
-        if self._flight is not None:
+        if self._flight is not None and not self._rests:
             self._flight.end(step, self._losses)
         self._losses = []
 
@@ -114,11 +112,11 @@ class StepWatch:
             self._flight.restore(window)
 
     def flight(self) -> Flight | None:
-        """Return the last steps: None where none are kept."""
-        return self._flight.flight() if self._flight is not None else None
+        """Return the last steps, every one of them: None where none are kept."""
+        return self._flight.flight() if self._flight is not None and not self._rests else None
 
-    def _begin_step(self, optimizer: Optimizer, *_: object) -> None:
-        """Count a step once, whether Lightning announces it or torch's hook tells of it."""
+    def count(self, optimizer: Optimizer, *_: object) -> None:
+        """Count a step of `optimizer` once, whether Lightning announces it or torch's hook tells of it."""
         if optimizer in self._open:  # LBFGS evaluates its closure several times within one, and steps call others
             return
         self._steps += 1

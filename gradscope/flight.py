@@ -45,7 +45,7 @@ class FlightRecorder:
         if not gradients:
             self._norms.pop(moment.optimizer, None)
             return []
-        if chosen.layouts != [g.layout for _, g in gradients]:  # or fewer of them have one
+        if chosen.shapes != [(g.layout, g.numel()) for _, g in gradients]:  # or fewer of them have one
             chosen = _Chosen(moment.parameters, [i for i, _ in gradients])
         scale = moment.loss_scale if moment.scaled else None
         samples = [_sample(g, chosen.block) for _, g in gradients]
@@ -109,9 +109,10 @@ class _Chosen:
     def __init__(self, parameters: Parameters, indices: list[int]) -> None:
         self.parameters, self.indices = parameters, indices
         gradients = [parameters.tensors[i].grad for i in indices]
-        self.layouts = [torch.strided if g is None else g.layout for g in gradients]
+        layouts = [torch.strided if g is None else g.layout for g in gradients]
         here = [parameters.here(i) for i in indices]
-        self.joined = {*self.layouts} == {torch.strided} and stats.lie_on_one_accelerator(here)
+        self.shapes = [(layout, t.numel()) for layout, t in zip(layouts, here, strict=True)]
+        self.joined = {*layouts} == {torch.strided} and stats.lie_on_one_accelerator(here)
         self.block = 1 if self.joined else stats.BLOCK
         self.rows = [int(parameters.rows[i]) for i in indices]
         self.sizes = [_sample(t, self.block).numel() for t in here]

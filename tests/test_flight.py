@@ -57,6 +57,20 @@ def test_norms_of_small_weights_are_exact_and_the_oldest_steps_go() -> None:
 
 
 @pytest.mark.usefixtures("_device")
+def test_a_weight_may_grow_in_the_middle() -> None:
+    net = nn.Sequential(nn.Linear(8, 4, bias=False))
+    recorder, step = recorder_for(net, 3)
+    expected = []
+    for i in range(2):
+        backward(net, 8)
+        expected.append(exact_norms(net))
+        recorder.before_optimizer_step(step)
+        recorder.end(i, [])
+        net[0].weight.data, net[0].weight.grad = torch.randn(16, 8), None
+    np.testing.assert_allclose(recorder.flight().grad_norm, expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("_device")
 def test_norms_of_large_weights_are_estimated() -> None:
     net = mlp(widths=(20, 700, 600, 500, 4))
     recorder, step = recorder_for(net)

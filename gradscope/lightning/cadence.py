@@ -24,9 +24,8 @@ HEADROOM = 0.8
 RECENT = 50
 """Steps by whose medians a budget is planned, in steps of each kind."""
 
-
-LEAST = 10
-"""Steps of a kind by which it is decided to look at nothing in them: for good, so that it must not be by mistake."""
+ENOUGH_STEPS = 10
+"""By so many it is decided to look at nothing in those between records: for good, so that it must not be by mistake."""
 
 
 class Plan(NamedTuple):
@@ -112,7 +111,8 @@ class Cadence:
         self._goes_on = True
         self.alarm, self._alarms_in_a_row, self._diagnose_at = alarm, alarms_in_a_row, diagnose_at
         if self.budget is not None and state.get("budget") is not None:
-            self.interval, self._review_at, self.bare = interval, review_at, bool(state.get("bare", False))
+            self.interval, self._review_at = interval, review_at
+            self.bare = bool(state.get("bare", False)) and self.budget <= float(state["budget"])
             self._recorded, self._unrecorded, self._steps = recorded, unrecorded, steps
             self._own_seconds, self._all_seconds = own_seconds, all_seconds
 
@@ -163,7 +163,7 @@ class Cadence:
         self.interval, self.bare = plan
 
     def _must_be_bare(self) -> bool:
-        if self.budget is None or len(self._unrecorded) < LEAST:
+        if self.budget is None or not self._steps or len(self._unrecorded) < ENOUGH_STEPS:
             return False
         return statistics.median(self._unrecorded) > HEADROOM * self.budget * statistics.median(self._steps)
 

@@ -279,7 +279,8 @@ class GradScope(Resumable):
                 self._fit.preflight.before_backward(loss)
             if pl_module.automatic_optimization:
                 self._fit.recorder.end_forward()
-        self._fit.tell_watch(lambda watch: watch.before_backward(logged_step(trainer), loss, self._batch))
+        if self._looks():
+            self._fit.tell_watch(lambda watch: watch.before_backward(logged_step(trainer), loss, self._batch))
 
     @_shielded
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -296,11 +297,14 @@ class GradScope(Resumable):
         if self._fit.recorder is None:
             return
         moment_of = self._fit.recorder.optimizers.before_idle_step
-        known = any(optimizer is own for own in trainer.optimizers)
-        bare = optimizer if known else getattr(optimizer, "optimizer", optimizer)
+        known = any(optimizer is one for one in trainer.optimizers)
+        own = optimizer if known else getattr(optimizer, "optimizer", optimizer)
         if self._recording:
-            self._fit.recorder.before_optimizer_step(bare)
-        self._fit.tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), bare, moment_of))
+            self._fit.recorder.before_optimizer_step(own)
+        if self._looks():
+            self._fit.tell_watch(lambda watch: watch.before_optimizer_step(logged_step(trainer), own, moment_of))
+        else:
+            self._fit.tell_watch(lambda watch: watch.count(own))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -320,7 +324,7 @@ class GradScope(Resumable):
         self._batch = None
         if self._fit.recorder is None:
             return
-        loss = loss_of(trainer, outputs)
+        loss = loss_of(trainer, outputs) if self._looks() else None
         self._fit.tell_watch(lambda watch: watch.end_batch(logged_step(trainer), loss))
         if self._recording:
             if self._fit.preflight is not None:
@@ -383,6 +387,10 @@ class GradScope(Resumable):
     def _is_busy_elsewhere(self) -> bool:
         """Say whether the fit that is watched goes on; one that ended without a word does not."""
         return self._trainer is not None and self._trainer.state.status == "running"
+
+    def _looks(self) -> bool:
+        """Say whether the step under way is looked at, be it recorded or not."""
+        return self._recording or not self._cadence.bare
 
     @_shielded
     def _catch_up(self, trainer: pl.Trainer) -> None:

@@ -52,6 +52,7 @@ class Monitored:
 
     def fail(self) -> None:
         """Give NaN for what will not be measured any more: for what is absent Lightning ends the training."""
+        self.news = self.news or len(self._values) < len(MONITORED)
         self._values = dict.fromkeys(MONITORED, math.nan) | self._values
 
     def is_looked_at(self, step: int, last: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -59,12 +58,10 @@ class Parameters:
 
     def trainable(self) -> list[int]:
         """Return the numbers of those of which a gradient is to be expected: none that has no element to be moved."""
-        left_out = self._empty.union(self.unsummed())
-        return [i for i, p in enumerate(self.tensors) if p.requires_grad and i not in left_out]
-
-    @cached_property
-    def _empty(self) -> frozenset[int]:
-        return frozenset(i for i in range(len(self.tensors)) if not self.elements(i))
+        if self.parts is None:
+            return [i for i, p in enumerate(self.tensors) if p.requires_grad and p.numel()]
+        left_out = {*self.unsummed()}
+        return [i for i, p in enumerate(self.tensors) if p.requires_grad and i not in left_out and self.elements(i)]
 
     def elements(self, number: int) -> int:
         """Return how many elements a parameter has on all ranks together."""

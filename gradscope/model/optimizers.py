@@ -33,9 +33,9 @@ class _Known(NamedTuple):
     lazy: Sequence[Tensor]
     parameters: Parameters
 
-    def holds(self, identities: list[int]) -> bool:
-        """Say whether these are the parameters still: one that was lazy becomes another with the same identity."""
-        return self.identities == identities and all(map(is_lazy, self.lazy))
+    def holds(self, number: int) -> bool:
+        """Say whether there are so many still, and the same are lazy: one that wakes keeps its identity."""
+        return len(self.identities) == number and all(map(is_lazy, self.lazy))
 
 
 class Optimizers:
@@ -67,7 +67,7 @@ class Optimizers:
         """Return the same for a step that is not recorded: by the parameters of the last that was, if there was one."""
         number = self._number(optimizer)
         known = self._known.get(number)
-        if known is None or len(known.identities) != sum(len(group["params"]) for group in optimizer.param_groups):
+        if known is None or not known.holds(sum(len(group["params"]) for group in optimizer.param_groups)):
             return self.before_step(optimizer)
         return Moment(number, known.parameters, self._scale.tensor(), self._scale.left_to(optimizer))
 
@@ -97,7 +97,7 @@ class Optimizers:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         identities = [*map(id, parameters)]
         known = self._known.get(number)
-        if known is None or not known.holds(identities):
+        if known is None or not known.holds(len(parameters)) or known.identities != identities:
             lazy = [p for p in parameters if is_lazy(p)]
             owned = self._owned(optimizer, [p for p in parameters if not is_lazy(p)])
             known = self._known[number] = _Known(identities, lazy, owned)

@@ -19,28 +19,26 @@ class OutputWatch:
         self._table = table
         self._names: list[str] = []
         self._marks: list[Tensor] = []
-        self._last: Callable[[], Tensor | None] = _nothing
-        """What was marked last; it is not kept alive."""
-        self._writes: int | None = None
-        """How often it had been written to."""
+        self._last: list[tuple[Callable[[], Tensor | None], int | None]] = []
+        """What the last module gave out that was marked, which is not kept alive; and how often it was written to."""
 
     def see(self, module: nn.Module, output: object) -> None:
         """Mark `output`: with a finite number, or with another where it holds a NaN or an infinity.
 
-        What a module only passes on, as a container does with that of its last module, is not looked at again.
+        What a module only passes on, as a container does with that of its last module, is not looked at again: the same
+        tensors or views of all of them, if torch knows of no write to them since. Of one through `.data` it does not.
         """
-        for t in map(local, tensors_in(output)):
-            readable = t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not is_mapped(t)
-            if readable and not self._is_passed_on(t):
-                self._names.append(self._table.names.get(module, ""))
-                self._marks.append(_mark(t.detach()))
-                self._last, self._writes = weakref.ref(t), _writes(t)
+        readable = [t for t in map(local, tensors_in(output)) if _is_readable(t)]
+        new = [t for t in readable if not self._is_passed_on(t)]
+        self._names += [self._table.names.get(module, "")] * len(new)
+        self._marks += [_mark(t.detach()) for t in new]
+        if new:
+            self._last = [(weakref.ref(t), _writes(t)) for t in readable]
 
     def _is_passed_on(self, t: Tensor) -> bool:
-        last = self._last()
-        if last is None or self._writes is None or self._writes != _writes(t):
-            return False
-        return t is last or (t._base is last and t.numel() == last.numel())
+        writes = _writes(t)
+        known = [last() for last, before in self._last if writes is not None and writes == before]
+        return any(t is last or (t._base is last and t.numel() == last.numel()) for last in known if last is not None)
 
     def finish(self) -> tuple[list[str], list[Tensor]]:
         """Return the names of the modules in order of their calls, and the marks on their devices; begin anew."""
@@ -49,8 +47,8 @@ class OutputWatch:
         return names, marks
 
 
-def _nothing() -> None:
-    return None
+def _is_readable(t: Tensor) -> bool:
+    return t.is_floating_point() and t.layout is torch.strided and not t.is_meta and not is_mapped(t)
 
 
 def _writes(t: Tensor) -> int | None:

@@ -59,10 +59,10 @@ def test_where_the_budget_does_not_pay_for_looking_nothing_is_looked_at_for_good
     cadence.follow(cadence.plan())
     assert cadence.interval == 34  # 0.499 / (0.8 × 0.02 − 0.001), rounded up
     assert cadence.bare
-    resumed, unlimited = Cadence(budget=0.02), Cadence()
-    for other in (resumed, unlimited):
+    resumed, richer, unlimited = Cadence(budget=0.02), Cadence(budget=0.03), Cadence()
+    for other in (resumed, richer, unlimited):
         other.restore(cadence.state())
-    assert (resumed.bare, unlimited.bare) == (True, False)
+    assert (resumed.bare, richer.bare, unlimited.bare) == (True, False, False)
 
 
 def test_what_is_looked_at_in_every_step_is_affordable_where_records_are_not() -> None:

@@ -97,6 +97,7 @@ def test_a_skipped_step_is_no_sign_and_a_nan_is() -> None:
 def test_what_will_not_be_measured_any_more_is_not_absent() -> None:
     monitored = Monitored(COLUMNS)
     monitored.hear(record(0, 3.0))
+    assert shown(monitored).keys() != set(MONITORED)
     monitored.fail()
     values = shown(monitored)
     assert values.keys() == set(MONITORED)

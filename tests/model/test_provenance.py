@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
-from gradscope import GradScope, Origin
+from gradscope import GradScope, Origin, Severity
+from gradscope.lightning.cadence import Cadence, Plan
 from gradscope.model.autograd import operation
 from gradscope.model.layers import LayerTable
 from gradscope.model.outputs import OutputWatch, _largest
@@ -68,6 +69,23 @@ def test_forward_is_found_in_the_step_itself(step: int) -> None:
     assert finding.layers == ("net.2",)
     assert finding.first_step == step
     assert f"born at step {step} in the forward of net.2" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(20, (20, "net.2", "forward")), (BIRTH, (25, "net.0", "weight"))], ids=["recorded", "not"]
+)
+def test_where_a_budget_leaves_steps_bare_it_is_found_in_recorded_ones(
+    step: int, expected: tuple[int, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cadence, "plan", lambda self: Plan(5, bare=True))
+    net = nn.Sequential(nn.Linear(20, 16), nn.Tanhshrink(), Function(overflow), nn.Linear(16, 4))
+    scope = GradScope(budget=0.5, summary=False)
+    trainer(scope).fit(Classifier(net, lr=1e-3), outlier(step))
+    origin = scope.run.origin
+    assert origin is not None
+    assert (origin.step, origin.module, origin.direction) == expected
+    assert [f.code for f in scope.findings if f.severity is Severity.CRITICAL] == ["non_finite"]
+    assert scope.run.flights == {}
 
 
 def test_an_operation_between_modules_is_named_after_the_module_around_it() -> None:
@@ -138,6 +156,30 @@ def test_backward_is_found_in_the_step_itself() -> None:
     origin, scope = born(net, outlier(BIRTH, 1e9))
     assert origin == Origin(BIRTH, "net.2", "backward")
     assert "born at step 23 in the backward of net.2" in next(f.message for f in scope.findings)
+
+
+def test_a_lazy_layer_that_wakes_between_records_is_looked_at() -> None:
+    class Sleeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.lazy, self.last = nn.Linear(20, 16), nn.LazyLinear(16), nn.Linear(16, 4)
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls <= 13:
+                return torch.as_tensor(self.last(self.first(x)))
+            y = self.lazy(x)
+            if self.calls == 16:
+                y.register_hook(lambda gradient: gradient * torch.inf)
+            return torch.as_tensor(self.last(self.first(x) + y))
+
+    origin, scope = born(Sleeper(), Batches(number=30))
+    assert origin is not None
+    assert (origin.step, origin.module, origin.direction) == (15, "net.lazy", "backward")
+    lazy = scope.run.rows("lazy")
+    assert np.isnan(scope.run.metric("grad_norm")[scope.run.steps < 13][:, lazy]).all()
+    assert not np.isfinite(scope.run.metric("grad_norm")[scope.run.steps == 16][:, lazy]).any()
 
 
 def test_a_sound_run_has_no_origin() -> None:
@@ -223,15 +265,34 @@ def test_what_a_module_passes_on_is_marked_once_but_not_what_it_wrote_to() -> No
     watch.see(net[0], x)
     watch.see(net[1], x)
     watch.see(net[1], x.flatten())
+    watch.see(net[1], x.view(6))
     watch.see(net[1], x[0])
-    watch.see(net[0], x.fill_(torch.nan))
-    with torch.inference_mode():
-        y = torch.ones(3)
-    watch.see(net[1], y)
-    watch.see(net[1], y)
+    watch.see(net[0], x)
+    watch.see(net[1], x.fill_(torch.nan))
     names, marks = watch.finish()
-    assert names == ["0", "1", "0", "1", "1"]
-    assert [mark.item() for mark in marks] == pytest.approx([0, 0, np.nan, 0, 0], nan_ok=True)
+    assert names == ["0", "1", "0", "1"]
+    assert [mark.item() for mark in marks] == pytest.approx([0, 0, 0, np.nan], nan_ok=True)
+
+
+def test_of_several_outputs_all_are_passed_on() -> None:
+    net = mlp()
+    watch = OutputWatch(LayerTable(net, lambda name: True))
+    pair = torch.ones(3), torch.ones(2)
+    watch.see(net[0], pair)
+    watch.see(net[1], {"a": pair})
+    assert watch.finish()[0] == ["0", "0"]
+
+
+def test_in_inference_mode_nobody_counts_what_is_written() -> None:
+    net = mlp()
+    watch = OutputWatch(LayerTable(net, lambda name: True))
+    with torch.inference_mode():
+        x = torch.ones(3)
+        watch.see(net[0], x)
+        watch.see(net[1], x.fill_(torch.nan))
+    names, marks = watch.finish()
+    assert names == ["0", "1"]
+    assert [mark.item() for mark in marks] == pytest.approx([0, np.nan], nan_ok=True)
 
 
 def test_what_was_marked_last_is_not_kept_alive() -> None:
