@@ -60,7 +60,7 @@ class StepWatch:
         self._handles, self._hooked = [], []
 
     def rest(self) -> None:
-        """Keep no flight from now on: there will be steps of which only `count` is told, and end."""
+        """Keep no flight from now on: of some steps `count` and `end_batch` alone will be told."""
         self._rests = True
 
     def before_backward(self, step: int, loss: Tensor, batch: object) -> None:
@@ -80,6 +80,14 @@ class StepWatch:
             return
         if not all(math.isfinite(norm.item()) for norm in norms):
             self._suspected = self._born_backward(step, moment)
+
+    def count(self, optimizer: Optimizer, *_: object) -> None:
+        """Count a step of `optimizer` once, whether Lightning announces it or torch's hook tells of it."""
+        if optimizer in self._open:  # LBFGS evaluates its closure several times within one, and steps call others
+            return
+        self._steps += 1
+        if any(optimizer is hooked for hooked in self._hooked):  # of any other it is not known whether it stepped
+            self._open.add(optimizer)
 
     def end_batch(self, step: int, loss: Tensor | None) -> None:
         """End a micro-batch, and the step with it where an optimizer stepped; `loss` has one element."""
@@ -114,14 +122,6 @@ class StepWatch:
     def flight(self) -> Flight | None:
         """Return the last steps, every one of them: None where none are kept."""
         return self._flight.flight() if self._flight is not None and not self._rests else None
-
-    def count(self, optimizer: Optimizer, *_: object) -> None:
-        """Count a step of `optimizer` once, whether Lightning announces it or torch's hook tells of it."""
-        if optimizer in self._open:  # LBFGS evaluates its closure several times within one, and steps call others
-            return
-        self._steps += 1
-        if any(optimizer is hooked for hooked in self._hooked):  # of any other it is not known whether it stepped
-            self._open.add(optimizer)
 
     def _after_optimizer_step(self, optimizer: Optimizer, *_: object) -> None:
         self._open.discard(optimizer)

@@ -53,7 +53,7 @@ class Cadence:
         self.alarm = Alarm()
         self.alone = True
         self.bare = False
-        """Whether nothing is looked at in every step, for the budget does not pay for it."""
+        """Whether steps that are not recorded are only counted, for the budget pays for no look at them."""
         self._review_at = FIRST_STEPS + 2
         self._diagnose_at = FIRST_STEPS
         self._diagnose_first = False
@@ -106,13 +106,13 @@ class Cadence:
         interval, review_at = int(state.get("interval", self.interval)), int(state.get("review_at", self._review_at))
         recorded, unrecorded, steps = (deque(map(float, s), RECENT) for s in state.get("timings", ([], [], [])))
         own_seconds, all_seconds = float(state.get("own_seconds", 0)), float(state.get("all_seconds", 0))
+        budget, bare = float(state.get("budget") or 0), bool(state.get("bare", False))
         if not 1 <= interval <= LONGEST_INTERVAL and state.get("budget") is not None:
             raise ValueError(f"`interval` must be between 1 and {LONGEST_INTERVAL}, got {interval}")
         self._goes_on = True
         self.alarm, self._alarms_in_a_row, self._diagnose_at = alarm, alarms_in_a_row, diagnose_at
         if self.budget is not None and state.get("budget") is not None:
-            self.interval, self._review_at = interval, review_at
-            self.bare = bool(state.get("bare", False)) and self.budget <= float(state["budget"])
+            self.interval, self._review_at, self.bare = interval, review_at, bare and self.budget <= budget
             self._recorded, self._unrecorded, self._steps = recorded, unrecorded, steps
             self._own_seconds, self._all_seconds = own_seconds, all_seconds
 
