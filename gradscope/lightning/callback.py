@@ -314,7 +314,7 @@ class GradScope(Resumable):
         # Shielded by themselves: whatever failed there, the other ranks wait for an answer.
         if self._fit.ranks.merge is not None:
             self._answer(trainer)
-        if self._monitored.news or self._fit.ranks.voices is not None:
+        if self._monitored.news or self._has_failed() or self._fit.ranks.voices is not None:
             self._show(trainer)
         self._clock.stop(self._fit.own_seconds)
 
@@ -388,6 +388,9 @@ class GradScope(Resumable):
         """Say whether the fit that is watched goes on; one that ended without a word does not."""
         return self._trainer is not None and self._trainer.state.status == "running"
 
+    def _has_failed(self) -> bool:
+        return bool(self._off or (self._fit.recorder is not None and self._fit.recorder.failures))
+
     def _looks(self) -> bool:
         """Say whether the step under way is looked at, be it recorded or not."""
         return self._recording or not self._cadence.bare
@@ -400,7 +403,7 @@ class GradScope(Resumable):
     @_shielded
     def _show(self, trainer: pl.Trainer, looked_at: bool = False) -> None:
         """Let EarlyStopping and its like see the newest numbers; ranks ask for them also where that has failed."""
-        if self._off or (self._fit.recorder is not None and self._fit.recorder.failures):
+        if self._has_failed():
             self._monitored.fail()
         try:
             now = self._monitored.is_looked_at(logged_step(trainer), trainer.is_last_batch)
@@ -545,8 +548,7 @@ class GradScope(Resumable):
 
     def _say_if_nothing_came(self) -> None:
         """Say why a fit has no record: nobody should have to guess why there is no summary, nor a tab."""
-        failed = self._off or (self._fit.recorder is not None and self._fit.recorder.failures)
-        if self._micro_batches and not failed and not self._fit.history.added:
+        if self._micro_batches and not self._has_failed() and not self._fit.history.added:
             nobody = "no optimizer stepped that configure_optimizers gave"
             self._fit.unseen["records"] = f"none, for {nobody}"
             say(f"has nothing to show: {nobody}. One that the model keeps to itself is not heard.")

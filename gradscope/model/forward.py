@@ -30,16 +30,16 @@ CUDA_GRAPHS = "runs as CUDA graphs, where no hook can be heard: compile it witho
 
 MAPPED = "ran only inside of torch.func, where what it gives out is no batch"
 
-OUTSIDE = -1
-"""The number of the backward under way where there is none; one runs forwards again that were seen, to checkpoint."""
-
-_graph_task: Callable[[], int] = torch._C._current_graph_task_id
-
 FAST_PATH = "not looked for, because a transformer layer is in evaluation mode"
 
 _FAST_PATH = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """In evaluation mode torch computes these in a way of its own when nobody looks on, and its results may differ in the
 last bit."""
+
+_graph_task: Callable[[], int] = torch._C._current_graph_task_id
+
+_OUTSIDE = -1
+"""The number of the backward under way where there is none; one runs forwards again that were seen, to checkpoint."""
 
 
 class ForwardWatch:
@@ -224,7 +224,7 @@ class ForwardWatch:
         try:
             if self._flag.on and is_mapped(output):
                 self.mapped[id(module)] = module
-            elif self._flag.on and _graph_task() == OUTSIDE:
+            elif self._flag.on and _graph_task() == _OUTSIDE:
                 self._ran(module, output)
         except Exception as error:
             self._failed(error)
@@ -235,7 +235,7 @@ class ForwardWatch:
         start = time.perf_counter()
         self._functions.paused = True
         try:
-            if self._flag.on and not is_mapped(output) and _graph_task() == OUTSIDE:
+            if self._flag.on and not is_mapped(output) and _graph_task() == _OUTSIDE:
                 caller = self._stack[-1] if self._stack else None
                 if caller is None:
                     self._outside[name] = "called outside of the forward of any module of the model"

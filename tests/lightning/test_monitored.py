@@ -105,6 +105,18 @@ def test_what_will_not_be_measured_any_more_is_not_absent() -> None:
     assert math.isnan(values[DEAD])
 
 
+def test_a_failure_behind_the_first_numbers_leaves_none_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(run: Any) -> Any:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr("gradscope.lightning.callback.diagnose", fail)
+    watch, looks = scope(), Looks()
+    trainer(watch, looks).fit(Classifier(mlp()), Batches(14))
+    assert "broken on purpose" in watch.run.coverage.unseen["GradScope"]
+    assert looks.seen["batch"][0].keys() != set(MONITORED)
+    assert looks.seen["batch"][-1].keys() == set(MONITORED)
+
+
 def test_what_is_written_is_what_was_recorded() -> None:
     watch, looks = scope(every_n_steps=4), Looks()
     fitter = trainer(looks, watch, max_epochs=2, limit_val_batches=1, val_check_interval=3)
